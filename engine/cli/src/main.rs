@@ -1,0 +1,2 @@
+//! The engine natively.
+fn main() {}

@@ -1,0 +1,16 @@
+//! Sotto's engine: tokens in, tokens out. Builds and tests on any desktop; has no web dependency.
+
+pub mod cpu;
+pub mod error;
+pub mod formats;
+pub mod gpu;
+pub mod kernels;
+pub mod models;
+pub mod quant;
+pub mod recording;
+pub mod sampler;
+pub mod text;
+pub mod tokenizer;
+pub mod weights;
+
+pub use error::{Error, Result};

@@ -1,0 +1,3 @@
+//! The border between the engine and the extension: wasm entry points, messages, storage.
+
+pub mod protocol;

@@ -1,0 +1,335 @@
+//! Every message between a page of the extension and the engine, defined once. `offscreen/pkg/engine.d.ts` is generated
+//! from these types, and `tests/protocol/wire/*.json` pins their form on both sides.
+//!
+//! Messages are JSON-safe: no `u64`, no byte arrays, no maps. A request is a stream of [`Update`]s with rising `seq`, and
+//! ends with exactly one of [`Event::Done`], [`Event::Stopped`] or [`Event::Failed`].
+
+use serde::{Deserialize, Serialize};
+use tsify::Tsify;
+
+/// What a popup or card says to the engine, over a port named `sotto`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum ToEngine {
+    /// Start a request. Answered by updates for `request`, on this port and on any that attaches to the conversation.
+    Ask {
+        /// Chosen by the sender, unique.
+        request: String,
+        /// Requests of one conversation share its turns; one tab's document (or one card) is one conversation.
+        conversation: String,
+        /// What to do.
+        task: Task,
+        /// The text to do it with. `None` in a follow-up: the conversation's document is used.
+        source: Option<Source>,
+    },
+    /// Send everything of a conversation (turns so far, then live updates): after a popup opens again.
+    Attach {
+        /// The conversation.
+        conversation: String,
+    },
+    /// Send the updates of a request after `seq` again, then live ones: after a port broke.
+    Resume {
+        /// The request.
+        request: String,
+        /// The last one received.
+        after_seq: u32,
+    },
+    /// Stop a request and keep its text.
+    Stop {
+        /// The request.
+        request: String,
+    },
+    /// Forget a conversation: its tab closed or went elsewhere, or the user starts over.
+    Forget {
+        /// The conversation.
+        conversation: String,
+    },
+    /// Ask for [`FromEngine::Status`]; loads the model if it is not loaded.
+    Warm,
+}
+
+/// What a user asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Task {
+    /// Summarize the source.
+    Summarize,
+    /// Say it in other words.
+    Rewrite {
+        /// How.
+        style: RewriteStyle,
+    },
+    /// Explain it simply.
+    Explain,
+    /// Answer a question about it.
+    Question {
+        /// The user's words.
+        question: String,
+    },
+}
+
+/// How to rewrite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Tsify)]
+#[serde(rename_all = "camelCase")]
+pub enum RewriteStyle {
+    /// Easier to follow.
+    Clearer,
+    /// Fewer words.
+    Shorter,
+    /// For a formal occasion.
+    Formal,
+    /// Warmer.
+    Friendly,
+    /// Only mistakes mended.
+    FixGrammar,
+}
+
+/// Text read from a page.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// What was read.
+    pub kind: SourceKind,
+    /// Light Markdown: `# ` headings, `- ` items, `| ` tables, fenced code; paragraphs apart by an empty line.
+    pub text: String,
+    /// The page's title.
+    pub title: String,
+    /// The page's address; shown, never fetched.
+    pub url: String,
+    /// The page's own language tag, or empty.
+    pub lang: String,
+    /// Words in `text`.
+    pub words_read: u32,
+    /// Words on the page; more than `words_read` when some were left out.
+    pub words_total: u32,
+    /// Parts that could not be read, in words ("2 frames of other sites").
+    pub unread: Vec<String>,
+    /// True for a tab of an incognito window: nothing of it is stored.
+    pub incognito: bool,
+}
+
+/// What a source is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Tsify)]
+#[serde(rename_all = "camelCase")]
+pub enum SourceKind {
+    /// The whole page.
+    Page,
+    /// The selection.
+    Selection,
+    /// A selection in a text field that can be replaced.
+    Field,
+}
+
+/// What the engine says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum FromEngine {
+    /// The engine's state; sent on connect and whenever it changes.
+    Status {
+        /// The state.
+        engine: EngineState,
+    },
+    /// One step of a request.
+    Update {
+        /// The request.
+        request: String,
+        /// Its conversation.
+        conversation: String,
+        /// 0, 1, 2 … without gaps.
+        seq: u32,
+        /// What happened.
+        event: Event,
+    },
+    /// The answer to [`ToEngine::Attach`]: the updates of these requests follow, in order.
+    Attached {
+        /// The conversation.
+        conversation: String,
+        /// Its requests, oldest first.
+        requests: Vec<String>,
+    },
+    /// A message that the engine could not read or act on.
+    Refused {
+        /// Why, and what to do.
+        reason: Failure,
+    },
+}
+
+/// The state of the engine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
+#[serde(tag = "state", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum EngineState {
+    /// Nothing loaded.
+    Idle,
+    /// Weights are streaming in.
+    Loading {
+        /// The model's name.
+        model: String,
+        /// Bytes so far.
+        done_bytes: f64,
+        /// Bytes in all.
+        total_bytes: f64,
+    },
+    /// Ready for requests.
+    Ready {
+        /// The model's name.
+        model: String,
+        /// "CPU (WASM SIMD)" or the graphics adapter's name.
+        device: String,
+        /// Why this device, in a sentence.
+        device_reason: String,
+        /// What the interface says about the model's limits, or empty.
+        advice: String,
+    },
+    /// Could not load.
+    Failed {
+        /// Why.
+        reason: Failure,
+    },
+}
+
+/// A step of a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Event {
+    /// Always first: what is being done, so that a view can be rebuilt from updates alone.
+    Started {
+        /// The task.
+        task: Task,
+        /// What it is done with.
+        source_kind: SourceKind,
+        /// The source's title.
+        title: String,
+        /// Its address.
+        url: String,
+        /// "5,812 of 14,020 words", or "162 words".
+        coverage: String,
+    },
+    /// Others are before it.
+    Queued {
+        /// How many.
+        ahead: u32,
+    },
+    /// The page's own sentences, word for word.
+    Passages {
+        /// Heading, such as "Key sentences from this page".
+        label: String,
+        /// In page order.
+        items: Vec<Passage>,
+        /// A sentence about them, or empty ("No word of your question occurs on this page").
+        note: String,
+    },
+    /// The model reads.
+    Reading {
+        /// Words read.
+        done_words: u32,
+        /// Words to read.
+        total_words: u32,
+        /// Estimate.
+        seconds_left: Option<f32>,
+    },
+    /// What follows was written by the model.
+    Writing {
+        /// Heading, such as "Draft by Starter: check it against the page", or empty for a model that leads.
+        label: String,
+    },
+    /// More text.
+    Text {
+        /// Append this.
+        text: String,
+    },
+    /// Replaces all text written so far (a rewrite that was tried again, or cut back to its last whole sentence).
+    Rewritten {
+        /// The whole text.
+        text: String,
+    },
+    /// Something the reader should know, such as why no draft is offered.
+    Notice {
+        /// In words.
+        text: String,
+    },
+    /// Finished. Terminal.
+    Done {
+        /// For the details line.
+        stats: Stats,
+    },
+    /// Stopped by the user; the text stays. Terminal.
+    Stopped {
+        /// For the details line.
+        stats: Stats,
+    },
+    /// Could not be done; text so far stays. Terminal.
+    Failed {
+        /// Why.
+        reason: Failure,
+    },
+}
+
+/// A sentence of the page.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
+#[serde(rename_all = "camelCase")]
+pub struct Passage {
+    /// Word for word.
+    pub text: String,
+    /// Where it begins in [`Source::text`], in UTF-16 units.
+    pub start: u32,
+    /// Where it ends.
+    pub end: u32,
+}
+
+/// Numbers of the details line.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Tsify)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// The model's name, or empty when no model ran.
+    pub model: String,
+    /// The device's name.
+    pub device: String,
+    /// Tokens read before the first one written (those already cached left out).
+    pub prompt_tokens: u32,
+    /// Tokens written.
+    pub written_tokens: u32,
+    /// Tokens per second while writing.
+    pub tokens_per_second: f32,
+    /// Seconds from the request's start to its first written text.
+    pub first_text_seconds: f32,
+    /// Positions of the context in use.
+    pub context_used: u32,
+    /// Positions there are.
+    pub context_size: u32,
+}
+
+/// Why something could not be done, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// For code: stable.
+    pub code: FailureCode,
+    /// What happened, in a sentence.
+    pub message: String,
+    /// What to do, in a sentence.
+    pub next_step: String,
+}
+
+/// Kinds of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Tsify)]
+#[serde(rename_all = "camelCase")]
+pub enum FailureCode {
+    /// A message was malformed.
+    BadMessage,
+    /// The page has no text to work with.
+    NothingToRead,
+    /// The page cannot be read by extensions.
+    PageNotReadable,
+    /// The conversation has no document any more.
+    ConversationGone,
+    /// The model could not be loaded.
+    ModelFailed,
+    /// The graphics device failed.
+    DeviceFailed,
+    /// The text is too long for this task.
+    TooLong,
+    /// The model's writing did not pass its checks.
+    Unreliable,
+    /// The engine stopped.
+    EngineStopped,
+}
