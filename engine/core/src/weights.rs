@@ -218,7 +218,7 @@ mod tests {
             cols,
             quant: QuantType::F32,
             role: WeightRole::Matrix,
-            location: Location { file: 0, offset, len: (rows * cols * 4) as u64 },
+            location: Location { file: 0, offset, len: rows.wrapping_mul(cols).wrapping_mul(4) as u64 },
             adapter: None,
         }
     }
