@@ -147,8 +147,57 @@ impl QuantType {
                     codes[j] = block[2 + j] as i8;
                 }
             }
-            Self::Q5_0 | Self::Q5_1 | Self::Q4_K | Self::Q5_K | Self::Q6_K => {
-                unimplemented!("quant types of the formats work")
+            Self::Q5_0 | Self::Q5_1 => {
+                let (group, offset, first) = match self {
+                    Self::Q5_0 => (Group { scale: half_at(0), min: 0.0 }, 16, 2),
+                    _ => (Group { scale: half_at(0), min: half_at(2) }, 0, 4),
+                };
+                groups[0] = group;
+                let high = u32::from_le_bytes([block[first], block[first + 1], block[first + 2], block[first + 3]]);
+                for j in 0..16 {
+                    let low = block[first + 4 + j];
+                    let bit = |i: usize| ((high >> i & 1) << 4) as u8;
+                    codes[j] = (low & 15 | bit(j)) as i8 - offset;
+                    codes[j + 16] = (low >> 4 | bit(j + 16)) as i8 - offset;
+                }
+            }
+            Self::Q4_K | Self::Q5_K => {
+                let (scale, min) = (half_at(0), half_at(2));
+                for (j, group) in groups.iter_mut().enumerate().take(8) {
+                    let (s, m) = scale_min_6_bits(&block[4..16], j);
+                    *group = Group { scale: scale * f32::from(s), min: -(min * f32::from(m)) };
+                }
+                // Four runs of 32 bytes: low nibbles are one group, high nibbles the next. Q5_K's fifth bits lie
+                // before them, bit g of byte l for code l of group g.
+                let (fifth, nibbles) = match self {
+                    Self::Q4_K => (&[0u8; 32][..], &block[16..144]),
+                    _ => (&block[16..48], &block[48..176]),
+                };
+                for (run, bytes) in nibbles.chunks_exact(32).enumerate() {
+                    for (l, (byte, high)) in bytes.iter().zip(fifth).enumerate() {
+                        let bit = |group: usize| (high >> group & 1) << 4;
+                        codes[64 * run + l] = (byte & 15 | bit(2 * run)) as i8;
+                        codes[64 * run + 32 + l] = (byte >> 4 | bit(2 * run + 1)) as i8;
+                    }
+                }
+            }
+            Self::Q6_K => {
+                let scale = half_at(208);
+                for (group, &s) in groups.iter_mut().zip(&block[192..208]) {
+                    *group = Group { scale: scale * f32::from(s as i8), min: 0.0 };
+                }
+                // Two halves of 128 codes: 64 bytes of low nibbles and 32 bytes that hold the top two bits of four.
+                for half in 0..2 {
+                    let (low, high) = (&block[64 * half..], &block[128 + 32 * half..]);
+                    for l in 0..32 {
+                        let top = |quarter: usize| (high[l] >> (2 * quarter) & 3) << 4;
+                        let codes = &mut codes[128 * half..];
+                        codes[l] = (low[l] & 15 | top(0)) as i8 - 32;
+                        codes[l + 32] = (low[l + 32] & 15 | top(1)) as i8 - 32;
+                        codes[l + 64] = (low[l] >> 4 | top(2)) as i8 - 32;
+                        codes[l + 96] = (low[l + 32] >> 4 | top(3)) as i8 - 32;
+                    }
+                }
             }
         }
     }
@@ -183,6 +232,39 @@ impl QuantType {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Scale and minimum of group `j` of 8, unpacked from the 12 bytes of a Q4_K or Q5_K block: groups 0 to 3 fill the low 6
+/// bits of a byte, groups 4 to 7 a nibble and the two bits left over.
+fn scale_min_6_bits(packed: &[u8], j: usize) -> (u8, u8) {
+    if j < 4 {
+        (packed[j] & 63, packed[j + 4] & 63)
+    } else {
+        (packed[j + 4] & 15 | packed[j - 4] >> 6 << 4, packed[j + 4] >> 4 | packed[j] >> 6 << 4)
+    }
+}
+
+/// Fails, naming the tensor `what`, when a block's scale or minimum is NaN or infinite (of floats: any value). `bytes`
+/// holds whole blocks, such as the rows a weight stream hands on.
+pub fn check_block_scales(quant: QuantType, what: &str, bytes: &[u8]) -> Result<()> {
+    let half_is_bad = |block: &[u8], at: usize| block[at + 1] & 0x7c == 0x7c;
+    let mut blocks = bytes.chunks_exact(quant.block_bytes());
+    let bad = match quant {
+        QuantType::F32 => blocks.position(|b| b[3] & 0x7f == 0x7f && b[2] & 0x80 == 0x80),
+        QuantType::BF16 => blocks.position(|b| b[1] & 0x7f == 0x7f && b[0] & 0x80 == 0x80),
+        QuantType::F16 | QuantType::Q4_0 | QuantType::Q5_0 | QuantType::Q8_0 => blocks.position(|b| half_is_bad(b, 0)),
+        QuantType::Q4_1 | QuantType::Q5_1 | QuantType::Q4_K | QuantType::Q5_K => {
+            blocks.position(|b| half_is_bad(b, 0) || half_is_bad(b, 2))
+        }
+        QuantType::Q6_K => blocks.position(|b| half_is_bad(b, 208)),
+    };
+    match bad {
+        None => Ok(()),
+        Some(_) => {
+            let part = if quant.is_float() { "a value" } else { "a block's scale" };
+            Err(Error::format(what, format!("{part} is NaN or infinite: the file is damaged")))
         }
     }
 }

@@ -1,1 +1,3 @@
-//! Placeholder of the first commit.
+//! The models: one file each records the forward pass.
+
+pub mod llama_config;
