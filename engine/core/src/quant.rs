@@ -110,7 +110,7 @@ impl QuantType {
 
     /// Bytes of a row of `cols` elements, or an error that names `what`.
     pub fn row_bytes(self, what: &str, cols: usize) -> Result<usize> {
-        if cols == 0 || cols % self.block_len() != 0 {
+        if cols == 0 || !cols.is_multiple_of(self.block_len()) {
             return Err(Error::format(
                 what,
                 format!("its rows have {cols} elements, but {self:?} is stored in blocks of {}", self.block_len()),
@@ -265,6 +265,85 @@ pub fn check_block_scales(quant: QuantType, what: &str, bytes: &[u8]) -> Result<
         Some(_) => {
             let part = if quant.is_float() { "a value" } else { "a block's scale" };
             Err(Error::format(what, format!("{part} is NaN or infinite: the file is damaged")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden(quant: QuantType) -> (Vec<u8>, Vec<f32>) {
+        let path = format!("{}/../../tests/golden/quants/{quant:?}.bin", env!("CARGO_MANIFEST_DIR"));
+        let file = std::fs::read(path).unwrap();
+        let n = u32::from_le_bytes(file[..4].try_into().unwrap()) as usize;
+        let (blocks, values) = file[4..].split_at(n / quant.block_len() * quant.block_bytes());
+        let values: Vec<f32> = values.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        assert_eq!(values.len(), n);
+        (blocks.to_vec(), values)
+    }
+
+    #[test]
+    fn every_type_decodes_to_exactly_what_the_gguf_package_says() {
+        for quant in QuantType::ALL {
+            let (blocks, expected) = golden(quant);
+            let mut got = vec![f32::NAN; expected.len()];
+            quant.dequantize(&blocks, &mut got);
+            for (i, (g, e)) in got.iter().zip(&expected).enumerate() {
+                assert_eq!(g, e, "{quant:?} element {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn codes_stay_in_the_range_their_type_promises() {
+        for (quant, range) in [
+            (QuantType::Q4_0, 0..=15),
+            (QuantType::Q4_1, 0..=15),
+            (QuantType::Q4_K, 0..=15),
+            (QuantType::Q5_0, -16..=15),
+            (QuantType::Q5_1, 0..=31),
+            (QuantType::Q5_K, 0..=31),
+            (QuantType::Q6_K, -32..=31),
+            (QuantType::Q8_0, -128..=127),
+        ] {
+            let (blocks, _) = golden(quant);
+            let (mut codes, mut groups) = ([0i8; MAX_BLOCK], [Group::default(); MAX_BLOCK / 16]);
+            let mut seen = std::collections::BTreeSet::new();
+            for block in blocks.chunks_exact(quant.block_bytes()) {
+                quant.decode_block(block, &mut codes, &mut groups);
+                seen.extend(&codes[..quant.block_len()]);
+            }
+            assert!(seen.iter().all(|c| range.contains(c)), "{quant:?}: {seen:?}");
+            if quant != QuantType::Q8_0 {
+                assert_eq!((seen.first(), seen.last()), (Some(range.start()), Some(range.end())), "{quant:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_scale_that_is_not_finite_is_found_wherever_it_is() {
+        for quant in QuantType::ALL {
+            let (blocks, _) = golden(quant);
+            check_block_scales(quant, "w", &blocks).unwrap();
+            let bytes = quant.block_bytes();
+            let places: &[(usize, &[u8])] = match quant {
+                QuantType::F32 => &[(0, &[0, 0, 0x80, 0x7f]), (0, &[0, 0, 0xc0, 0xff])],
+                QuantType::BF16 => &[(0, &[0x80, 0x7f]), (0, &[0xc1, 0xff])],
+                QuantType::Q4_1 | QuantType::Q5_1 | QuantType::Q4_K | QuantType::Q5_K => {
+                    &[(0, &[0, 0x7c]), (0, &[1, 0xfe]), (2, &[0, 0xfc]), (2, &[0, 0x7e])]
+                }
+                QuantType::Q6_K => &[(208, &[0, 0x7c]), (208, &[1, 0xfe])],
+                _ => &[(0, &[0, 0x7c]), (0, &[1, 0xfe])],
+            };
+            for block in [0, 1, blocks.len() / bytes - 1] {
+                for (at, bad) in places {
+                    let mut broken = blocks.clone();
+                    broken[block * bytes + at..][..bad.len()].copy_from_slice(bad);
+                    let error = check_block_scales(quant, "blk.3.ffn_up.weight", &broken).unwrap_err().to_string();
+                    assert!(error.contains("blk.3.ffn_up.weight"), "{quant:?}: {error}");
+                }
+            }
         }
     }
 }

@@ -528,7 +528,7 @@ fn read_tensor(cursor: &mut Cursor<'_>, number: u64, alignment: u64) -> Read<Ten
     shape.reverse();
     let dtype = dtype(&name, cursor.u32(&name)?)?;
     let offset = cursor.u64(&name)?;
-    if offset % alignment != 0 {
+    if !offset.is_multiple_of(alignment) {
         let reason = format!("its offset {offset} is not a multiple of the file's alignment, {alignment}");
         return Err(Error::format(shown(&name), reason).into());
     }

@@ -40,7 +40,7 @@ pub(super) fn config(gguf: &Gguf, divisors: Option<&[u8]>) -> Result<LlamaConfig
     let kv_heads = opt_size(meta, "llama.attention.head_count_kv")?.unwrap_or(heads);
     let head_dim = match opt_size(meta, "llama.attention.key_length")? {
         Some(d) => d,
-        None if heads > 0 && hidden % heads == 0 => hidden / heads,
+        None if heads > 0 && hidden.is_multiple_of(heads) => hidden / heads,
         None => {
             let reason = format!("{heads} does not divide llama.embedding_length, {hidden}");
             return Err(Error::format("llama.attention.head_count", reason));

@@ -107,7 +107,7 @@ impl HfConfig {
         let heads = self.num_attention_heads;
         let head_dim = match self.head_dim {
             Some(d) => d,
-            None if heads > 0 && self.hidden_size % heads == 0 => self.hidden_size / heads,
+            None if heads > 0 && self.hidden_size.is_multiple_of(heads) => self.hidden_size / heads,
             None => {
                 let reason = format!("{heads} does not divide hidden_size, {}", self.hidden_size);
                 return Err(Error::format("num_attention_heads", reason));

@@ -41,7 +41,7 @@ impl Dtype {
         let size = match self {
             Self::Number(quant) => {
                 let cols = shape.last().copied().unwrap_or(1);
-                if cols % quant.block_len() != 0 {
+                if !cols.is_multiple_of(quant.block_len()) {
                     return Err(Error::format(
                         shown(name),
                         format!(

@@ -69,13 +69,13 @@ impl LlamaConfig {
                 return Err(Error::format(what, format!("{size} is absurd, expected 1 to {most}")));
             }
         }
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(Error::format(
                 "the number of heads",
                 format!("{} is not a multiple of the {} key/value heads", self.heads, self.kv_heads),
             ));
         }
-        if self.head_dim % 2 != 0 || self.rope.len() != self.head_dim / 2 {
+        if !self.head_dim.is_multiple_of(2) || self.rope.len() != self.head_dim / 2 {
             return Err(Error::format("the heads' width", format!("{} does not pair up", self.head_dim)));
         }
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
