@@ -1,3 +1,4 @@
-//! The models: one file each records the forward pass.
+//! The models: one file each, holding a forward pass that fits on a page.
 
+pub mod llama;
 pub mod llama_config;
