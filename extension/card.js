@@ -4,10 +4,11 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
 ;(() => {
   if (Object.hasOwn(__sotto, 'openCard')) return
-  const { h, icon, number, look, AnswerView, EnginePort } = __sotto
+  const { h, icon, mark, number, look, AnswerView, EnginePort } = __sotto
 
   const NAME = 'sotto-card'
   const GAP = 12
+  const USUAL_HEIGHT = 360
 
   const css = /* css */ `
     /* The page's own rules reach the host but not past "important"; nothing of them reaches inside. */
@@ -27,14 +28,15 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       top: var(--top) !important;
       color-scheme: light dark !important;
     }
-    .card { display: flex; flex-direction: column; max-height: min(560px, calc(100vh - 24px)); border: 1px solid var(--line); border-radius: 16px; box-shadow: var(--shadow); overflow: hidden; }
+    .card { display: flex; flex-direction: column; max-height: min(560px, var(--room)); border: 1px solid var(--line); border-radius: 16px; box-shadow: var(--shadow); overflow: hidden; }
     .card:focus { outline: none; }
     header { display: flex; align-items: center; gap: 10px; padding: 10px 10px 8px 16px; cursor: grab; touch-action: none; user-select: none; }
     header:active { cursor: grabbing; }
-    header .mark { color: var(--accent); }
     header h2 { flex: 1; min-width: 0; font-size: var(--body); font-weight: 650; line-height: 1.35; }
     header small { display: block; font-size: var(--small); font-weight: 400; color: var(--muted); }
-    .body { overflow-y: auto; overscroll-behavior: contain; padding: 4px 16px 12px; scrollbar-width: thin; }
+    .body { overflow-y: auto; overscroll-behavior: contain; padding: 4px 16px 12px; scrollbar-width: thin; scrollbar-color: var(--line) transparent; }
+    footer { padding: 6px 16px 8px; border-top: 1px solid var(--line); }
+    footer .progress { padding-top: 4px; }
   `
 
   /** @param {Task} task @param {Source['kind']} kind */
@@ -63,6 +65,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     #host = h(/** @type {'div'} */ (NAME))
     #status = h('p', { class: 'hidden-text', role: 'status' })
     #body = h('div', { class: 'body' })
+    #footer = h('footer')
     #card
     #port
 
@@ -76,10 +79,10 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         : `${number(source.wordsRead)} ${source.wordsRead === 1 ? 'word' : 'words'} read`
       const unread = source.unread.length ? `; not read: ${source.unread.join(', ')}` : ''
       const header = h('header', { pointerdown: (event) => this.#drag(event) },
-        h('span', { class: 'mark' }, icon('quote')),
+        mark(),
         h('h2', {}, heading(order.task, source.kind), h('small', {}, coverage + unread)),
         h('button', { type: 'button', class: 'round', 'aria-label': 'Close', title: 'Close (Esc)', 'data-action': 'close', click: () => this.close() }, icon('close')))
-      this.#card = h('section', { class: 'sotto card', role: 'dialog', 'aria-label': `Sotto: ${heading(order.task, source.kind)}`, tabindex: '-1', keydown: (event) => this.#key(event) }, header, this.#body, this.#status)
+      this.#card = h('section', { class: 'sotto card', role: 'dialog', 'aria-label': `Sotto: ${heading(order.task, source.kind)}`, tabindex: '-1', keydown: (event) => this.#key(event) }, header, this.#body, this.#footer, this.#status)
       const shadow = this.#host.attachShadow({ mode: 'open' })
       const sheet = new CSSStyleSheet()
       sheet.replaceSync(css)
@@ -88,6 +91,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       // Keys pressed in the card are not shortcuts of the page.
       for (const type of ['keydown', 'keyup', 'keypress']) this.#host.addEventListener(type, (event) => event.stopPropagation())
       this.#port = new EnginePort({ onMessage: (message) => {
+        if (message.type === 'status') this.#view?.applyState(message.engine)
         if (message.type === 'update' && message.request === this.#request) this.#view?.apply(message.event)
       } })
     }
@@ -118,6 +122,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       })
       this.#view = view
       this.#body.replaceChildren(view.element)
+      this.#footer.replaceChildren(view.progress, view.actions)
       this.#port.send({ type: 'ask', request: this.#request, conversation: this.#conversation, task: this.#order.task, source: this.#source })
     }
 
@@ -153,24 +158,22 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
     /** @param {DOMRect | null} near */
     #place (near) {
-      const width = Math.min(400, innerWidth - 2 * GAP)
-      // Room for a usual answer; with less, the corner is better than covering what is being read.
-      const height = Math.min(420, innerHeight - 2 * GAP)
-      let left = innerWidth - width - 2 * GAP
-      let top = innerHeight - height - GAP
-      if (near) {
-        if (near.bottom + GAP + height <= innerHeight) [left, top] = [near.left, near.bottom + GAP]
-        else if (near.right + GAP + width <= innerWidth) [left, top] = [near.right + GAP, near.top]
-      }
-      this.#moveTo(left, top)
+      const [width, height] = [400, USUAL_HEIGHT]
+      if (near && near.bottom + GAP + height <= innerHeight) this.#moveTo(near.left, near.bottom + GAP)
+      else if (near && near.right + GAP + width <= innerWidth) this.#moveTo(near.right + GAP, Math.min(near.top, innerHeight - height - GAP))
+      // With little room, the corner is better than covering what is being read.
+      else this.#moveTo(innerWidth, GAP)
     }
 
     /** @param {number} left @param {number} top */
     #moveTo (left, top) {
       const box = this.#host.getBoundingClientRect()
       const clamp = (/** @type {number} */ value, /** @type {number} */ most) => Math.round(Math.max(GAP, Math.min(value, most)))
-      this.#host.style.setProperty('--left', `${clamp(left, innerWidth - box.width - GAP)}px`)
-      this.#host.style.setProperty('--top', `${clamp(top, innerHeight - Math.max(box.height, 160) - GAP)}px`)
+      const y = clamp(top, innerHeight - Math.min(box.height, USUAL_HEIGHT) - GAP)
+      this.#host.style.setProperty('--left', `${clamp(left, document.documentElement.clientWidth - box.width - GAP)}px`)
+      this.#host.style.setProperty('--top', `${y}px`)
+      // It grows while an answer streams, but not out of the window.
+      this.#host.style.setProperty('--room', `${Math.max(USUAL_HEIGHT / 2, innerHeight - y - GAP)}px`)
     }
 
     #keepInside = () => {

@@ -6,6 +6,7 @@ import type * as engine from '../offscreen/pkg/engine.js'
 
 declare global {
   // Classic scripts cannot import: the messages' types under names of their own (`Event` is the DOM's).
+  type EngineState = engine.EngineState
   type EngineEvent = engine.Event
   type Failure = engine.Failure
   type FromEngine = engine.FromEngine
@@ -34,7 +35,8 @@ declare global {
   interface AnswerOptions {
     /** Shows a passage in the page; without it passages are plain quotes. */
     onPassage?: (passage: Passage) => void
-    onStop: () => void
+    /** Without it there is no Stop among the actions. */
+    onStop?: () => void
     onRetry: () => void
     /** Puts the written text in place of the selection. */
     onReplace?: (text: string) => void
@@ -45,9 +47,13 @@ declare global {
   /** One request's updates, drawn. */
   interface AnswerView {
     readonly element: HTMLElement
+    /** The line and bar shown while it runs, placed where they stay in sight. */
+    readonly progress: HTMLElement
+    readonly actions: HTMLElement
     readonly running: boolean
     readonly failure: Failure | null
     apply(event: EngineEvent): void
+    applyState(engine: EngineState): void
   }
 
   /** A port to the engine that mends itself. */
@@ -67,6 +73,7 @@ declare global {
   var __sotto: {
     h: <K extends keyof HTMLElementTagNameMap>(tag: K, attributes?: NodeAttributes, ...children: (Node | string | null)[]) => HTMLElementTagNameMap[K]
     icon: (name: string) => SVGElement
+    mark: () => SVGElement
     markdown: (text: string) => HTMLElement[]
     number: (value: number) => string
     look: () => CSSStyleSheet

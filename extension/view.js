@@ -9,7 +9,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   /** Outlines on a 16-unit square. @type {Record<string, string>} */
   const ICONS = {
     close: 'M4 4l8 8M12 4l-8 8',
-    copy: 'M5.5 5.5v-2a1 1 0 0 1 1-1h6a1 1 0 0 1 1 1v6a1 1 0 0 1-1 1h-2M3.5 5.5h6a1 1 0 0 1 1 1v6a1 1 0 0 1-1 1h-6a1 1 0 0 1-1-1v-6a1 1 0 0 1 1-1z',
+    copy: 'M6.5 5.5h6a1 1 0 0 1 1 1v6a1 1 0 0 1-1 1h-6a1 1 0 0 1-1-1v-6a1 1 0 0 1 1-1zM10.5 5.5v-2a1 1 0 0 0-1-1h-6a1 1 0 0 0-1 1v6a1 1 0 0 0 1 1h2',
     done: 'M3.5 8.5l3 3 6-7',
     info: 'M8 14.2A6.2 6.2 0 1 0 8 1.8a6.2 6.2 0 0 0 0 12.4zM8 7.4v3.6M8 4.9v.1',
     pen: 'M3 13l.7-2.9L10.8 3a1.2 1.2 0 0 1 1.7 0l.5.5a1.2 1.2 0 0 1 0 1.7L5.9 12.3 3 13z',
@@ -33,15 +33,27 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     return /** @type {any} */ (element)
   }
 
+  /** @param {string} tag @param {Record<string, string | number>} attributes @param {Element[]} children */
+  function draw (tag, attributes, ...children) {
+    const element = document.createElementNS(SVG, tag)
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value))
+    element.append(...children)
+    return element
+  }
+
   /** @param {string} name */
   function icon (name) {
-    const svg = document.createElementNS(SVG, 'svg')
-    const set = { viewBox: '0 0 16 16', width: 16, height: 16, fill: 'none', stroke: 'currentColor', 'stroke-width': 1.4, 'stroke-linecap': 'round', 'stroke-linejoin': 'round', 'aria-hidden': 'true' }
-    for (const [key, value] of Object.entries(set)) svg.setAttribute(key, String(value))
-    const path = document.createElementNS(SVG, 'path')
-    path.setAttribute('d', ICONS[name])
-    svg.append(path)
-    return svg
+    return draw('svg', { viewBox: '0 0 16 16', width: 16, height: 16, fill: 'none', stroke: 'currentColor', 'stroke-width': 1.4, 'stroke-linecap': 'round', 'stroke-linejoin': 'round', 'aria-hidden': 'true' }, draw('path', { d: ICONS[name] }))
+  }
+
+  /** The mark of icons/mark.svg. A page may not load our files, so it is drawn here. */
+  function mark () {
+    return draw('svg', { viewBox: '0 0 128 128', width: 20, height: 20, 'aria-hidden': 'true' },
+      draw('rect', { x: 4, y: 4, width: 120, height: 120, rx: 30, fill: '#17695c' }),
+      draw('g', { fill: 'none', 'stroke-width': 14, 'stroke-linecap': 'round' },
+        draw('path', { d: 'M34 40h60', stroke: '#fff' }),
+        draw('path', { d: 'M34 64h40', stroke: '#cfe5e0' }),
+        draw('path', { d: 'M34 88h18', stroke: '#97c6bc' })))
   }
 
   const number = (/** @type {number} */ value) => value.toLocaleString('en-US', { maximumFractionDigits: value < 10 ? 1 : 0 })
@@ -132,13 +144,13 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     #draft = h('section', { class: 'draft', hidden: true }, this.#draftLabel, this.#prose)
     #progressText = h('span', {}, 'Starting')
     #fill = h('i')
-    #bar = h('div', { class: 'bar unknown', role: 'progressbar', 'aria-label': 'Reading' }, this.#fill)
-    #progress = h('div', { class: 'progress' }, this.#progressText, this.#bar)
+    #bar = h('div', { class: 'bar unknown', role: 'progressbar', 'aria-label': 'Progress' }, this.#fill)
+    progress = h('div', { class: 'progress' }, this.#progressText, this.#bar)
     #notices = h('div', {})
     #failureBox = h('div', { class: 'failure', hidden: true })
-    #actions = h('div', { class: 'actions' })
+    actions = h('div', { class: 'actions' })
     #details = h('details', { class: 'details', hidden: true })
-    element = h('div', { class: 'answer' }, this.#passagesBox, this.#draft, this.#notices, this.#failureBox, this.#progress, this.#actions, this.#details)
+    element = h('div', { class: 'answer' }, this.#passagesBox, this.#draft, this.#notices, this.#failureBox, this.#details)
 
     /** @param {AnswerOptions} options */
     constructor (options) {
@@ -192,10 +204,15 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     #showReading (done, total, left) {
       const rest = left === null ? '' : `, ${seconds(left)} left`
       this.#say(`Reading ${number(done)} of ${number(total)} words${rest}`)
-      const percent = total ? Math.min(100, Math.round(100 * done / total)) : 0
-      this.#bar.classList.remove('unknown')
-      this.#bar.setAttribute('aria-valuenow', String(percent))
-      this.#fill.style.width = `${percent}%`
+      this.#fillBar(total ? done / total : 0)
+    }
+
+    /** Loading is part of the wait for this answer. @param {EngineState} engine */
+    applyState (engine) {
+      if (!this.running || engine.state !== 'loading') return
+      const megabytes = (/** @type {number} */ bytes) => number(Math.round(bytes / 1e6))
+      this.#say(`Loading ${engine.model}: ${megabytes(engine.doneBytes)} of ${megabytes(engine.totalBytes)} MB`)
+      this.#fillBar(engine.totalBytes ? engine.doneBytes / engine.totalBytes : 0)
     }
 
     /** @param {string} label */
@@ -205,9 +222,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       this.#draftLabel.hidden = !label
       this.#draft.classList.toggle('set-apart', label !== '')
       this.#say('Writing')
-      this.#bar.classList.add('unknown')
-      this.#bar.removeAttribute('aria-valuenow')
-      this.#fill.style.width = ''
+      this.#fillBar(null)
       if (!this.#announcedWriting) this.#options.announce('Writing')
       this.#announcedWriting = true
     }
@@ -215,6 +230,19 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     /** @param {string} text */
     #say (text) {
       this.#progressText.textContent = text
+    }
+
+    /** @param {number | null} part From 0 to 1, or null when nobody knows. */
+    #fillBar (part) {
+      this.#bar.classList.toggle('unknown', part === null)
+      if (part === null) {
+        this.#bar.removeAttribute('aria-valuenow')
+        this.#fill.style.width = ''
+      } else {
+        const percent = String(Math.round(100 * Math.min(1, part)))
+        this.#bar.setAttribute('aria-valuenow', percent)
+        this.#fill.style.width = `${percent}%`
+      }
     }
 
     /** A few times a second: faster than anyone reads, and cheap. (Animation frames stop in tabs out of sight.) */
@@ -246,7 +274,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       this.running = false
       this.#draw()
       this.#prose.setAttribute('aria-busy', 'false')
-      this.#progress.hidden = true
+      this.progress.hidden = true
       const count = words(this.#text)
       const size = count ? `, ${number(count)} words` : ''
       if (how === 'done') this.#options.announce(`Answer ready${size}`)
@@ -294,11 +322,11 @@ globalThis.__sotto ??= /** @type {any} */ ({})
           setTimeout(() => pressed.replaceChildren(icon('copy'), h('span', {}, 'Copy')), 1600)
         }))
       }
-      if (this.running) buttons.push(button('stop', 'Stop', onStop))
-      else buttons.push(button('retry', this.failure ? 'Try again' : 'Retry', onRetry))
+      if (this.running && onStop) buttons.push(button('stop', 'Stop', onStop))
+      if (!this.running) buttons.push(button('retry', this.failure ? 'Try again' : 'Retry', onRetry))
       // A button that keeps its place keeps the focus too.
-      const focused = /** @type {ShadowRoot | Document} */ (this.#actions.getRootNode()).activeElement?.getAttribute('data-action')
-      this.#actions.replaceChildren(...buttons)
+      const focused = /** @type {ShadowRoot | Document} */ (this.actions.getRootNode()).activeElement?.getAttribute('data-action')
+      this.actions.replaceChildren(...buttons)
       if (focused) buttons.find((b) => b.dataset.action === focused || (focused === 'stop' && b.dataset.action === 'retry'))?.focus()
     }
   }
@@ -308,5 +336,5 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     console.warn('Sotto: an event this version does not know:', event)
   }
 
-  Object.assign(__sotto, { h, icon, markdown, number, AnswerView })
+  Object.assign(__sotto, { h, icon, mark, markdown, number, AnswerView })
 })()

@@ -15,8 +15,9 @@ function $ (id, type) {
 const [transcript, empty, engineFailure, loading] = ['transcript', 'empty', 'engine-failure', 'loading'].map((id) => $(id, HTMLElement))
 const form = $('form', HTMLFormElement)
 const question = $('question', HTMLTextAreaElement)
-const [send, summarize, fresh] = ['send', 'summarize', 'fresh'].map((id) => $(id, HTMLButtonElement))
-$('send', HTMLButtonElement).append(icon('send'))
+const [send, stop, summarize, fresh] = ['send', 'stop', 'summarize', 'fresh'].map((id) => $(id, HTMLButtonElement))
+send.append(icon('send'))
+stop.append(icon('stop'))
 fresh.append(icon('fresh'))
 
 const announce = (/** @type {string} */ text) => { $('status', HTMLElement).textContent = text }
@@ -30,6 +31,8 @@ let conversation = ''
 let known = false
 /** Answers on screen, oldest first. @type {Map<string, AnswerView>} */
 const turns = new Map()
+/** The turn kept in sight, until the user scrolls. @type {HTMLElement | null} */
+let following = null
 
 const port = new EnginePort({ onMessage: receive })
 port.send({ type: 'warm' })
@@ -78,7 +81,7 @@ function startFrom ({ task, selectionText, title, url, incognito, tabId, failure
 function showSource ({ title, kind, wordsRead, wordsTotal, unread }) {
   $('title', HTMLElement).textContent = title || 'This page'
   const amount = wordsRead < wordsTotal ? `${number(wordsRead)} of ${number(wordsTotal)} words` : `${number(wordsRead)} words`
-  const parts = [`${kind === 'page' ? 'Page' : 'Selection'}: ${amount} read`, ...unread.map((what) => `not read: ${what}`)]
+  const parts = [`${kind === 'page' ? '' : 'Selection, '}${amount} read`, ...unread.map((what) => `not read: ${what}`)]
   const line = $('coverage', HTMLElement)
   line.textContent = parts.join(' · ')
   line.title = line.textContent
@@ -122,10 +125,9 @@ function addTurn (request, task) {
   const where = place
   const view = new AnswerView({
     announce,
-    onStop: () => port.send({ type: 'stop', request }),
     onRetry: () => {
       // An engine that lost the conversation has lost its text too.
-      if (view.failure) known = false
+      if (view.failure?.code === 'conversationGone' || view.failure?.code === 'engineStopped') known = false
       ask(task)
     },
     onPassage: where ? ({ text, start, end }) => show(where, { text, start, end }) : undefined
@@ -133,10 +135,13 @@ function addTurn (request, task) {
   turns.set(request, view)
   empty.hidden = true
   fresh.hidden = false
-  const turn = h('section', { class: 'turn' }, h('h2', {}, heading(task)), view.element)
+  const turn = h('section', { class: 'turn' }, h('h2', {}, heading(task)), view.element, view.actions)
   transcript.append(turn)
+  showRunning()
+  following = turn
   turn.scrollIntoView({ block: 'start' })
 }
+addEventListener('wheel', () => { following = null }, { passive: true })
 
 /** @param {{ tabId: number, documentId: string }} where @param {{ text: string, start: number, end: number }} passage */
 async function show ({ tabId, documentId }, passage) {
@@ -157,16 +162,32 @@ function receive (message) {
       const { request, event } = message
       if (event.kind === 'started' && !turns.has(request)) addTurn(request, event.task)
       const view = turns.get(request)
-      const atEnd = transcript.scrollHeight - transcript.scrollTop - transcript.clientHeight < 48
       view?.apply(event)
-      if (view?.running && atEnd) transcript.scrollTop = transcript.scrollHeight
+      showRunning()
+      // Follows a growing answer until its own beginning would leave the window: it is read from there.
+      if (event.kind !== 'text') following?.scrollIntoView({ block: 'start' })
     }
   }
 }
 
+/** What runs now is shown above the input, where it stays in sight; the engine takes one request after the other. */
+function showRunning () {
+  const [view] = running()
+  stop.hidden = !view
+  const now = $('now', HTMLElement)
+  if (view && now.firstChild !== view.progress) now.replaceChildren(view.progress)
+  if (!view) now.replaceChildren()
+}
+const running = () => [...turns.values()].filter((view) => view.running)
+
+function stopAll () {
+  for (const [request, view] of turns) if (view.running) port.send({ type: 'stop', request })
+}
+
 /** @param {EngineState} engine */
 function showEngine (engine) {
-  loading.hidden = engine.state !== 'loading'
+  for (const view of running()) view.applyState(engine)
+  loading.hidden = engine.state !== 'loading' || running().length > 0
   $('device', HTMLElement).hidden = engine.state !== 'ready'
   engineFailure.hidden = true
   switch (engine.state) {
@@ -214,16 +235,17 @@ question.addEventListener('keydown', (event) => {
 // Escape stops what is being written first; only then does it close the popup.
 addEventListener('keydown', (event) => {
   if (event.key !== 'Escape') return
-  const running = [...turns].filter(([, view]) => view.running)
-  if (!running.length) return
+  if (!running().length) return
   event.preventDefault()
-  for (const [request] of running) port.send({ type: 'stop', request })
+  stopAll()
 })
+stop.addEventListener('click', stopAll)
 summarize.addEventListener('click', () => ask({ kind: 'summarize' }))
 fresh.addEventListener('click', () => {
-  for (const [request, view] of turns) if (view.running) port.send({ type: 'stop', request })
+  stopAll()
   port.send({ type: 'forget', conversation })
   turns.clear()
+  showRunning()
   known = false
   for (const turn of transcript.querySelectorAll('.turn')) turn.remove()
   empty.hidden = false
