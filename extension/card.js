@@ -121,7 +121,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         announce: (text) => { this.#status.textContent = text }
       })
       this.#view = view
-      this.#body.replaceChildren(view.element)
+      this.#body.replaceChildren(view.element, view.details)
       this.#footer.replaceChildren(view.progress, view.actions)
       this.#port.send({ type: 'ask', request: this.#request, conversation: this.#conversation, task: this.#order.task, source: this.#source })
     }

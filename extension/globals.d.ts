@@ -50,6 +50,7 @@ declare global {
     /** The line and bar shown while it runs, placed where they stay in sight. */
     readonly progress: HTMLElement
     readonly actions: HTMLElement
+    readonly details: HTMLElement
     readonly running: boolean
     readonly failure: Failure | null
     apply(event: EngineEvent): void

@@ -18,7 +18,7 @@ export function unreadable (url = '', error = '') {
   if (is(/^https:\/\/(chromewebstore\.google\.com|chrome\.google\.com\/webstore|microsoftedge\.microsoft\.com\/addons)/) || /gallery cannot be scripted/.test(said)) {
     return failure('The extension store does not let extensions read its pages.', SELECT_INSTEAD)
   }
-  if (is(/^(chrome|edge|about|chrome-untrusted|devtools):/)) return failure('This is a page of the browser itself: extensions may not read it.', SELECT_INSTEAD)
+  if (is(/^(chrome|edge|about|chrome-untrusted|devtools):/) || /(chrome|edge):\/\/ URL/.test(said)) return failure('This is a page of the browser itself: extensions may not read it.', SELECT_INSTEAD)
   if (is(/^chrome-extension:/)) return failure('This page belongs to an extension and cannot be read.', SELECT_INSTEAD)
   if (is(/^file:/)) return failure('Chrome keeps extensions away from files on this computer.', 'Allow "access to file URLs" for Sotto at chrome://extensions, or select text and right-click it.')
   if (/showing error page/.test(said)) return failure('The page did not load, so there is nothing to read.', 'Load the page again first.')

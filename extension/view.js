@@ -149,8 +149,8 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     #notices = h('div', {})
     #failureBox = h('div', { class: 'failure', hidden: true })
     actions = h('div', { class: 'actions' })
-    #details = h('details', { class: 'details', hidden: true })
-    element = h('div', { class: 'answer' }, this.#passagesBox, this.#draft, this.#notices, this.#failureBox, this.#details)
+    details = h('details', { class: 'details', hidden: true })
+    element = h('div', { class: 'answer' }, this.#passagesBox, this.#draft, this.#notices, this.#failureBox)
 
     /** @param {AnswerOptions} options */
     constructor (options) {
@@ -302,8 +302,8 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         ['Context used', stats.contextSize ? `${number(stats.contextUsed)} of ${number(stats.contextSize)} tokens` : '']
       ].filter(([, value]) => value)
       if (!rows.length) return
-      this.#details.replaceChildren(h('summary', {}, 'Details'), h('dl', {}, ...rows.flatMap(([name, value]) => [h('dt', {}, name), h('dd', {}, value)])))
-      this.#details.hidden = false
+      this.details.replaceChildren(h('summary', {}, 'Details'), h('dl', {}, ...rows.flatMap(([name, value]) => [h('dt', {}, name), h('dd', {}, value)])))
+      this.details.hidden = false
     }
 
     #drawActions () {
