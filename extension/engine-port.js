@@ -1,6 +1,7 @@
 // A port straight to the engine's document, for the popup and the in-page card. Classic script: both load it.
 // The service worker only makes the document exist; it may die at any time without this port noticing.
-/** @typedef {{ ask: ToEngine | null, seq: number, queued: boolean, heard: number, resumed: boolean }} OpenRequest */
+/** A request without a terminal message yet: its question (when asked here), the last `seq` received, and how it stands.
+ *  @typedef {{ conversation: string, ask: ToEngine | null, seq: number, queued: boolean, heard: number, resumed: boolean }} OpenRequest */
 globalThis.__sotto ??= /** @type {any} */ ({})
 
 ;(() => {
@@ -28,12 +29,13 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     #port = null
     /** @type {Promise<void> | null} */
     #connecting = null
-    /** Requests without a terminal message: the question, to ask again if nothing came, and the last `seq` received.
-     *  @type {Map<string, OpenRequest>} */
+    /** @type {Map<string, OpenRequest>} */
     #open = new Map()
     /** @type {ToEngine[]} */
     #waiting = []
     #closed = false
+    /** Connections tried since something was last heard. */
+    #attempts = 0
     #watch = 0
     #onMessage
 
@@ -45,8 +47,8 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
     /** @param {ToEngine} message */
     send (message) {
-      if (message.type === 'ask') this.#track(message.request, message)
-      if (message.type === 'forget') this.#waiting = this.#waiting.filter((m) => !('conversation' in m) || m.conversation !== message.conversation)
+      if (message.type === 'ask') this.#track(message.request, message.conversation, message)
+      if (message.type === 'forget') this.#forgetConversation(message.conversation)
       if (this.#port) this.#post(message)
       else {
         this.#waiting.push(message)
@@ -61,9 +63,9 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       this.#port = null
     }
 
-    /** @param {string} request @param {ToEngine | null} ask */
-    #track (request, ask) {
-      this.#open.set(request, { ask, seq: -1, queued: false, heard: Date.now(), resumed: false })
+    /** @param {string} request @param {string} conversation @param {ToEngine | null} ask */
+    #track (request, conversation, ask) {
+      this.#open.set(request, { conversation, ask, seq: -1, queued: false, heard: Date.now(), resumed: false })
       this.#watch ||= setInterval(() => this.#checkSilence(), 5000)
     }
 
@@ -73,8 +75,8 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     }
 
     async #openPort () {
-      for (const delay of RETRY_DELAYS) {
-        await sleep(delay)
+      while (this.#attempts < RETRY_DELAYS.length) {
+        await sleep(RETRY_DELAYS[this.#attempts++])
         if (this.#closed) return
         if (!chrome.runtime?.id) return this.#failAll(EXTENSION_RELOADED)
         try {
@@ -97,15 +99,19 @@ globalThis.__sotto ??= /** @type {any} */ ({})
           console.warn('Sotto: the engine is not reachable yet:', error)
         }
       }
+      this.#attempts = 0
       this.#failAll(ENGINE_STOPPED)
     }
 
     /** Asks for what was missed of each unfinished request. */
     #resume () {
-      for (const [request, { ask, seq }] of this.#open) {
+      for (const [request, open] of this.#open) {
+        const { conversation, ask, seq } = open
         if (ask && this.#waiting.includes(ask)) continue
+        open.resumed = true
         if (seq >= 0) this.#post({ type: 'resume', request, afterSeq: seq })
-        else if (ask) this.#post(ask)
+        // Nothing came back: whether the question arrived is to be seen from what the conversation holds.
+        else this.#post({ type: 'attach', conversation })
       }
     }
 
@@ -123,6 +129,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
     /** @param {FromEngine} message */
     #receive (message) {
+      this.#attempts = 0
       for (const state of this.#open.values()) state.heard = Date.now()
       if (message.type === 'refused') {
         // Nothing can be resumed from an engine that does not know the request.
@@ -130,11 +137,12 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         if (message.reason.code !== 'badMessage') this.#failAll(message.reason)
         return
       }
+      if (message.type === 'attached') this.#askLost(message.conversation, message.requests)
       if (message.type !== 'update') return this.#onMessage(message)
       const { request, seq, event } = message
       // The tail of a request that ended here (or was never followed) is nobody's.
       if (!this.#open.has(request) && seq !== 0) return
-      if (!this.#open.has(request)) this.#track(request, null)
+      if (!this.#open.has(request)) this.#track(request, message.conversation, null)
       const state = /** @type {OpenRequest} */ (this.#open.get(request))
       if (seq <= state.seq) return
       if (seq > state.seq + 1) return this.#post({ type: 'resume', request, afterSeq: state.seq })
@@ -145,12 +153,18 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       this.#onMessage(message)
     }
 
+    /** Asks again what did not arrive. @param {string} conversation @param {string[]} arrived */
+    #askLost (conversation, arrived) {
+      for (const [request, open] of this.#open) {
+        if (open.resumed && open.ask && open.seq < 0 && open.conversation === conversation && !arrived.includes(request)) this.#post(open.ask)
+      }
+    }
+
     #checkSilence () {
       for (const state of this.#open.values()) {
         if (state.queued || Date.now() - state.heard < SILENCE_MS) continue
         if (state.resumed) return this.#failAll(ENGINE_STOPPED)
-        state.resumed = true
-        state.heard = Date.now()
+        for (const other of this.#open.values()) other.heard = Date.now()
         const port = this.#port
         this.#port = null
         port?.disconnect()
@@ -167,6 +181,12 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         this.#forgetRequest(request)
         this.#onMessage({ type: 'update', request, conversation: '', seq: seq + 1, event: { kind: 'failed', reason } })
       }
+    }
+
+    /** @param {string} conversation */
+    #forgetConversation (conversation) {
+      this.#waiting = this.#waiting.filter((message) => !('conversation' in message && message.conversation === conversation))
+      for (const [request, open] of this.#open) if (open.conversation === conversation) this.#forgetRequest(request)
     }
 
     /** @param {string} request */
