@@ -49,7 +49,7 @@ impl Model {
     }
 
     /// An executor for the CPU, ready for the weights to stream in.
-    pub fn cpu(&self, path: CpuPath) -> CpuExecutor {
+    pub fn cpu(&self, path: CpuPath) -> Result<CpuExecutor> {
         CpuExecutor::new(Arc::clone(&self.recording), &self.weights, path)
     }
 }
