@@ -1,3 +1,4 @@
 //! The border between the engine and the extension: wasm entry points, messages, storage.
 
+pub mod hub;
 pub mod protocol;
