@@ -46,11 +46,10 @@ declare global {
 
   /** One request's updates, drawn. */
   interface AnswerView {
+    /** Carries `data-state`: running, done, stopped or failed. */
     readonly element: HTMLElement
-    /** The line and bar shown while it runs, placed where they stay in sight. */
+    /** The line and bar shown while it runs; may be moved to where they stay in sight. */
     readonly progress: HTMLElement
-    readonly actions: HTMLElement
-    readonly details: HTMLElement
     readonly running: boolean
     readonly failure: Failure | null
     apply(event: EngineEvent): void

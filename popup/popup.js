@@ -135,7 +135,7 @@ function addTurn (request, task) {
   turns.set(request, view)
   empty.hidden = true
   fresh.hidden = false
-  const turn = h('section', { class: 'turn' }, h('h2', {}, heading(task)), view.element, view.actions, view.details)
+  const turn = h('section', { class: 'turn' }, h('h2', {}, heading(task)), view.element)
   transcript.append(turn)
   showRunning()
   following = turn
