@@ -116,7 +116,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       const view = new AnswerView({
         onStop: () => this.#port.send({ type: 'stop', request: this.#request }),
         onRetry: () => this.ask(),
-        onPassage: (passage) => { __sotto.showPassage(passage) },
+        onPassage: (passage) => __sotto.showPassage(passage),
         onReplace: this.#source.kind === 'field' ? (text) => this.#replace(text) : undefined,
         announce: (text) => { this.#status.textContent = text }
       })
@@ -130,6 +130,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       removeEventListener('pagehide', this.#leave)
       removeEventListener('resize', this.#keepInside)
       this.#host.remove()
+      __sotto.clearPassage()
       if (current === this) current = null
       if (this.#focusBefore instanceof HTMLElement && this.#focusBefore.isConnected) this.#focusBefore.focus({ preventScroll: true })
     }
@@ -142,7 +143,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
     /** @param {string} text */
     #replace (text) {
-      const result = __sotto.replaceText(text)
+      const result = __sotto.replaceText(text, this.#source.text)
       if (result.ok) return this.close()
       this.#view?.apply({ kind: 'notice', text: result.message })
     }
@@ -204,8 +205,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   }
 
   /** @param {CardOrder} order @returns {Source} */
-  function readSource ({ from, source, selectionText, incognito }) {
-    if (source?.text.trim()) return { ...source, incognito }
+  function readSource ({ from, selectionText, incognito }) {
     const selection = from === 'page' ? null : __sotto.readSelection()
     if (selection?.text.trim()) return { ...selection, incognito }
     if (from === 'page' || (from === 'selectionOrPage' && !selectionText.trim())) return { ...__sotto.readPage(), incognito }

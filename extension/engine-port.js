@@ -66,7 +66,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     /** @param {string} request @param {string} conversation @param {ToEngine | null} ask */
     #track (request, conversation, ask) {
       this.#open.set(request, { conversation, ask, seq: -1, queued: false, heard: Date.now(), resumed: false })
-      this.#watch ||= setInterval(() => this.#checkSilence(), 5000)
+      this.#watch ||= setInterval(() => this.#checkSilence(), 2000)
     }
 
     #connect () {
@@ -161,6 +161,8 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     }
 
     #checkSilence () {
+      // A page is not told when its extension is reloaded under it.
+      if (!chrome.runtime?.id) return this.#failAll(EXTENSION_RELOADED)
       for (const state of this.#open.values()) {
         if (state.queued || Date.now() - state.heard < SILENCE_MS) continue
         if (state.resumed) return this.#failAll(ENGINE_STOPPED)

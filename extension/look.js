@@ -65,7 +65,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     .sotto .round:hover:enabled { background: var(--raised); color: var(--ink); }
 
     .answer { display: flex; flex-direction: column; gap: 14px; }
-    .answer > :empty { display: none; }
+    .answer :is(div, p):empty:not(.bar *) { display: none; }
     .label { display: flex; align-items: center; gap: 6px; font-size: var(--small); font-weight: 600; color: var(--muted); line-height: 1.4; }
     .aside { font-size: var(--small); color: var(--muted); line-height: 1.5; }
 

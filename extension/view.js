@@ -187,17 +187,21 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     /** @param {Extract<EngineEvent, { kind: 'passages' }>} event */
     #showPassages (event) {
       this.#passages = event
-      const { onPassage } = this.#options
+      const { onPassage, announce } = this.#options
+      const note = h('p', { class: 'aside' }, event.note)
       const item = (/** @type {Passage} */ passage) => h('li', {}, onPassage
-        ? h('button', { type: 'button', class: 'passage', dir: 'auto', title: 'Show in the page', click: () => onPassage(passage) }, passage.text)
+        ? h('button', { type: 'button', class: 'passage', dir: 'auto', title: 'Show in the page', click: async () => {
+            note.textContent = await onPassage(passage) ? event.note : 'The page no longer shows this sentence.'
+            if (note.textContent !== event.note) announce(note.textContent)
+          } }, passage.text)
         : h('blockquote', { class: 'passage', dir: 'auto' }, passage.text))
       this.#passagesBox.replaceChildren(...[
         event.label ? h('h3', { class: 'label' }, icon('quote'), event.label) : null,
         event.items.length ? h('ul', {}, ...event.items.map(item)) : null,
-        event.note ? h('p', { class: 'aside' }, event.note) : null
+        note
       ].filter((node) => node !== null))
       this.#passagesBox.hidden = false
-      if (event.items.length) this.#options.announce(`${event.label}: ${event.items.length}`)
+      if (event.items.length) announce(`${event.label}: ${event.items.length}`)
       this.#drawActions()
     }
 
