@@ -317,9 +317,7 @@ impl WeightSink for CpuExecutor {
                             cols: spec.cols,
                             bytes: Vec::with_capacity(spec.location.len as usize),
                         },
-                        CpuPath::Fast => {
-                            Weight::Fast(FastMatrix::new(&spec.name, spec.quant, spec.rows, spec.cols)?)
-                        }
+                        CpuPath::Fast => Weight::Fast(FastMatrix::new(&spec.name, spec.quant, spec.rows, spec.cols)?),
                     };
                 }
                 match weight {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::{Gguf, HuggingFaceTexts, ModelDescription, Safetensors, gguf, gguf_rope_divisors, safetensors};
+use super::{Gguf, HuggingFaceTexts, ModelDescription, Safetensors, TensorList, gguf, gguf_rope_divisors, safetensors};
 use crate::error::{Error, Result};
 use crate::weights::{PIECE, WeightSink, WeightStream};
 
@@ -28,12 +28,7 @@ impl DiskModel {
 
     fn open_gguf(path: &Path) -> Result<Self> {
         let mut file = Growing::open(path)?;
-        let gguf = file.header(|prefix, len| {
-            Ok(match Gguf::parse(prefix, Some(len))? {
-                gguf::Parsed::NeedMore(n) => Err(n),
-                gguf::Parsed::Gguf(gguf) => Ok(gguf),
-            })
-        })?;
+        let gguf = file.gguf()?;
         let divisors = match gguf_rope_divisors(&gguf) {
             Some(tensor) => Some(file.range(tensor.location.offset, tensor.location.len)?),
             None => None,
@@ -57,12 +52,7 @@ impl DiskModel {
         let (mut files, mut paths) = (Vec::new(), Vec::new());
         for name in names {
             let path = folder.join(&name);
-            let header = Growing::open(&path)?.header(|prefix, len| {
-                Ok(match Safetensors::parse(prefix, Some(len))? {
-                    safetensors::Parsed::NeedMore(n) => Err(n),
-                    safetensors::Parsed::Safetensors(header) => Ok(header),
-                })
-            })?;
+            let header = Growing::open(&path)?.safetensors()?;
             files.push((name, header));
             paths.push(path);
         }
@@ -90,6 +80,16 @@ impl DiskModel {
     }
 }
 
+/// The header of one GGUF or safetensors file: its tensors, and a GGUF's keys and values.
+pub fn inspect(path: &Path) -> Result<(TensorList, gguf::Metadata)> {
+    let mut file = Growing::open(path)?;
+    if path.extension().is_some_and(|e| e == "safetensors") {
+        return Ok((file.safetensors()?.tensors, gguf::Metadata::default()));
+    }
+    let gguf = file.gguf()?;
+    Ok((gguf.tensors, gguf.metadata))
+}
+
 /// A file of which more and more is read, from its start.
 struct Growing {
     file: File,
@@ -103,6 +103,24 @@ impl Growing {
         let file = File::open(path).map_err(|e| io_error(path, &e))?;
         let len = file.metadata().map_err(|e| io_error(path, &e))?.len();
         Ok(Self { file, path: path.to_owned(), len, prefix: Vec::new() })
+    }
+
+    fn gguf(&mut self) -> Result<Gguf> {
+        self.header(|prefix, len| {
+            Ok(match Gguf::parse(prefix, Some(len))? {
+                gguf::Parsed::NeedMore(n) => Err(n),
+                gguf::Parsed::Gguf(gguf) => Ok(gguf),
+            })
+        })
+    }
+
+    fn safetensors(&mut self) -> Result<Safetensors> {
+        self.header(|prefix, len| {
+            Ok(match Safetensors::parse(prefix, Some(len))? {
+                safetensors::Parsed::NeedMore(n) => Err(n),
+                safetensors::Parsed::Safetensors(header) => Ok(header),
+            })
+        })
     }
 
     /// Reads until `parse` has its header; it answers how many bytes it needs otherwise.
