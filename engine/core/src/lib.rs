@@ -7,6 +7,7 @@ pub mod gpu;
 pub mod kernels;
 pub mod models;
 pub mod quant;
+pub mod recipes;
 pub mod recording;
 pub mod sampler;
 pub mod text;
