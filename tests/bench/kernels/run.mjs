@@ -83,7 +83,10 @@ server.listen(0, '127.0.0.1', () => {
   const search = new URLSearchParams({ modules: Object.keys(modules).join(), rounds, tokens, detail: brief ? '0' : '1' });
   browser = spawn(process.env.CHROMIUM ?? 'chromium', ['--headless=new', '--no-sandbox', '--disable-gpu',
     `--user-data-dir=${profile}`, `http://127.0.0.1:${port}/page.html?${search}`], { stdio: 'ignore' });
-  const limit = setTimeout(() => browser.kill(), 180_000);
+  const limit = setTimeout(() => {
+    console.error('Chromium gave no result within 5 minutes.');
+    browser.kill();
+  }, 300_000);
   browser.on('error', (e) => console.error(`Chromium did not start: ${e.message}`));
   browser.on('close', () => {
     clearTimeout(limit);

@@ -168,9 +168,9 @@ const ROPE: u32 = 256;
 const GATE: u32 = 512;
 const QUANTIZE: u32 = 1024;
 
-/// Runs the chosen parts of one step of `tokens` at `position`, over all layers.
+/// Runs the chosen parts of one step of `tokens` at `position`, over the first `layers` layers.
 #[unsafe(no_mangle)]
-pub extern "C" fn step(parts: u32, position: usize, tokens: usize) {
+pub extern "C" fn step(parts: u32, position: usize, tokens: usize, layers: usize) {
     with(|m| {
         let on = |part: u32| parts & part != 0;
         let t = tokens;
@@ -183,7 +183,7 @@ pub extern "C" fn step(parts: u32, position: usize, tokens: usize) {
         } else if only(DOWN) {
             m.input.quantize(gate, t, F);
         }
-        for layer in &mut m.layers {
+        for layer in m.layers.iter_mut().take(layers) {
             if on(NORM) {
                 fast::rms_norm(hidden, Some(&m.norm), D, 1e-5, normed);
             }

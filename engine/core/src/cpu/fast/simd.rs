@@ -79,8 +79,8 @@ pub(super) trait Simd: Copy {
     fn abs(self, v: Self::F) -> Self::F;
     /// Rounds to whole numbers, ties to even.
     fn nearest(self, v: Self::F) -> Self::F;
-    /// `2^n · v` for whole n in −126..=127; 0 where `x` is below `least`.
-    fn scale_by_power(self, v: Self::F, n: Self::F, x: Self::F, least: f32) -> Self::F;
+    /// `2^n` from `n + 1.5·2^23`, for whole n in −126..=127.
+    fn power(self, n: Self::F) -> Self::F;
     /// `(a0, b0, a1, b1), (a2, b2, a3, b3)` to `(a0..a3), (b0..b3)`.
     fn unzip(self, low: Self::F, high: Self::F) -> [Self::F; 2];
     /// The inverse of [`Simd::unzip`].
@@ -102,24 +102,22 @@ pub(super) trait Simd: Copy {
         a[0].max(a[1]).max(a[2].max(a[3]))
     }
 
-    /// `e^x`, to a relative error of 2e-7·(1 + |x|/16); 0 below −87, and x above 88 is taken as 88.
+    /// `e^x`, to a relative error of 2e-7 + 8e-8·|x|; x below −87 or above 88 is taken as that.
     ///
-    /// x = n·ln 2 + r with |r| ≤ ln 2 / 2; e^r is its Taylor polynomial of degree 6, whose first missing term is at most
-    /// 1.2e-7.
+    /// e^x = 2^n · 2^f with whole n and |f| ≤ ½; 2^f is the polynomial of degree 5 with the least relative error, 7.5e-8.
     #[inline(always)]
     fn exp(self, x: Self::F) -> Self::F {
-        const LEAST: f32 = -87.0;
-        let bounded = self.max(self.splat(LEAST), x);
-        let bounded = self.min(self.splat(88.0), bounded);
-        let n = self.nearest(self.mul(bounded, self.splat(core::f32::consts::LOG2_E)));
-        // ln 2 in two parts: the first has so few digits that n times it is exact.
-        let r = self.mul_add(n, self.splat(-0.693_359_4), bounded);
-        let r = self.mul_add(n, self.splat(2.121_944_4e-4), r);
-        let mut p = self.splat(1.0 / 720.0);
-        for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-            p = self.mul_add(p, r, self.splat(c));
+        // Adding this rounds to a whole number, which is then in the lowest bits.
+        const ROUND: f32 = 12_582_912.0;
+        let x = self.min(self.max(x, self.splat(-87.0)), self.splat(88.0));
+        let y = self.mul(x, self.splat(core::f32::consts::LOG2_E));
+        let n = self.add(y, self.splat(ROUND));
+        let f = self.sub(y, self.sub(n, self.splat(ROUND)));
+        let mut p = self.splat(0.001_327_647_2);
+        for c in [0.009_675_541, 0.055_507_13, 0.240_221_2, 0.693_146_97, 1.0] {
+            p = self.mul_add(p, f, self.splat(c));
         }
-        self.scale_by_power(p, n, x, LEAST)
+        self.mul(p, self.power(n))
     }
 }
 
@@ -134,150 +132,156 @@ pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
 #[cfg(not(target_arch = "wasm32"))]
 #[inline(always)]
 pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Portable)
+    kernel.run(portable::Portable)
 }
 
 /// Plain arrays, for any processor, and the specification of the primitives.
-#[derive(Clone, Copy)]
-#[cfg_attr(target_arch = "wasm32", expect(dead_code, reason = "SIMD128 is always there"))]
-pub(super) struct Portable;
+#[cfg(not(target_arch = "wasm32"))]
+mod portable {
+    use super::Simd;
 
-#[inline(always)]
-fn map(f: impl Fn(usize) -> f32) -> [f32; 4] {
-    [f(0), f(1), f(2), f(3)]
-}
-
-impl Simd for Portable {
-    const NAME: &'static str = "portable";
-    type I = [u8; 16];
-    type F = [f32; 4];
-    type Sums = [i32; 4];
-    type X = [i16; 4];
+    /// Plain arrays.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Portable;
 
     #[inline(always)]
-    fn bytes(self, b: &[u8; 16]) -> [u8; 16] {
-        *b
+    fn map(f: impl Fn(usize) -> f32) -> [f32; 4] {
+        [f(0), f(1), f(2), f(3)]
     }
-    #[inline(always)]
-    fn store_bytes(self, v: [u8; 16], to: &mut [u8; 16]) {
-        *to = v;
-    }
-    #[inline(always)]
-    fn low_nibbles(self, v: [u8; 16]) -> [u8; 16] {
-        v.map(|b| b & 15)
-    }
-    #[inline(always)]
-    fn high_nibbles(self, v: [u8; 16]) -> [u8; 16] {
-        v.map(|b| b >> 4)
-    }
-    #[inline(always)]
-    fn no_sums(self) -> [i32; 4] {
-        [0; 4]
-    }
-    #[inline(always)]
-    fn inputs(self, _: &[i8; 4], first: &[i16; 2], second: &[i16; 2]) -> [i16; 4] {
-        [first[0], second[0], first[1], second[1]]
-    }
-    #[inline(always)]
-    fn dot4(self, mut sums: [i32; 4], codes: [u8; 16], x: [i16; 4]) -> [i32; 4] {
-        for (row, sum) in sums.iter_mut().enumerate() {
-            for (i, x) in x.iter().enumerate() {
-                *sum += i32::from(codes[4 * row + i]) * i32::from(*x);
+
+    impl Simd for Portable {
+        const NAME: &'static str = "portable";
+        type I = [u8; 16];
+        type F = [f32; 4];
+        type Sums = [i32; 4];
+        type X = [i16; 4];
+
+        #[inline(always)]
+        fn bytes(self, b: &[u8; 16]) -> [u8; 16] {
+            *b
+        }
+        #[inline(always)]
+        fn store_bytes(self, v: [u8; 16], to: &mut [u8; 16]) {
+            *to = v;
+        }
+        #[inline(always)]
+        fn low_nibbles(self, v: [u8; 16]) -> [u8; 16] {
+            v.map(|b| b & 15)
+        }
+        #[inline(always)]
+        fn high_nibbles(self, v: [u8; 16]) -> [u8; 16] {
+            v.map(|b| b >> 4)
+        }
+        #[inline(always)]
+        fn no_sums(self) -> [i32; 4] {
+            [0; 4]
+        }
+        #[inline(always)]
+        fn inputs(self, _: &[i8; 4], first: &[i16; 2], second: &[i16; 2]) -> [i16; 4] {
+            [first[0], second[0], first[1], second[1]]
+        }
+        #[inline(always)]
+        fn dot4(self, mut sums: [i32; 4], codes: [u8; 16], x: [i16; 4]) -> [i32; 4] {
+            for (row, sum) in sums.iter_mut().enumerate() {
+                for (i, x) in x.iter().enumerate() {
+                    *sum += i32::from(codes[4 * row + i]) * i32::from(*x);
+                }
             }
+            sums
         }
-        sums
-    }
-    #[inline(always)]
-    fn total(self, sums: [i32; 4]) -> [f32; 4] {
-        sums.map(|v| v as f32)
-    }
-    #[inline(always)]
-    fn zero_i32(self) -> [u8; 16] {
-        [0; 16]
-    }
-    #[inline(always)]
-    fn pair(self, x: &[i16; 2]) -> [u8; 16] {
-        bytemuck::cast([*x; 4])
-    }
-    #[inline(always)]
-    fn dot2(self, sums: [u8; 16], weights: &[i8; 8], x: [u8; 16]) -> [u8; 16] {
-        let (mut sums, x): ([i32; 4], [i16; 8]) = (bytemuck::cast(sums), bytemuck::cast(x));
-        for (row, sum) in sums.iter_mut().enumerate() {
-            *sum += i32::from(weights[2 * row]) * i32::from(x[0]) + i32::from(weights[2 * row + 1]) * i32::from(x[1]);
+        #[inline(always)]
+        fn total(self, sums: [i32; 4]) -> [f32; 4] {
+            sums.map(|v| v as f32)
         }
-        bytemuck::cast(sums)
-    }
-    #[inline(always)]
-    fn to_f32(self, v: [u8; 16]) -> [f32; 4] {
-        bytemuck::cast::<_, [i32; 4]>(v).map(|v| v as f32)
-    }
-    #[inline(always)]
-    fn splat(self, v: f32) -> [f32; 4] {
-        [v; 4]
-    }
-    #[inline(always)]
-    fn load(self, v: &[f32; 4]) -> [f32; 4] {
-        *v
-    }
-    #[inline(always)]
-    fn store(self, v: [f32; 4], to: &mut [f32; 4]) {
-        *to = v;
-    }
-    #[inline(always)]
-    fn tiny_halves(self, v: &[u16; 4]) -> [f32; 4] {
-        v.map(|h| f32::from_bits((u32::from(h & 0x8000) << 16) | (u32::from(h & 0x7fff) << 13)))
-    }
-    #[inline(always)]
-    fn bf16(self, v: &[u16; 8]) -> [[f32; 4]; 2] {
-        [0, 1].map(|odd| map(|i| f32::from_bits(u32::from(v[2 * i + odd]) << 16)))
-    }
-    #[inline(always)]
-    fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        map(|i| a[i] + b[i])
-    }
-    #[inline(always)]
-    fn sub(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        map(|i| a[i] - b[i])
-    }
-    #[inline(always)]
-    fn mul(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        map(|i| a[i] * b[i])
-    }
-    #[inline(always)]
-    fn div(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        map(|i| a[i] / b[i])
-    }
-    #[inline(always)]
-    fn mul_add(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
-        map(|i| a[i] * b[i] + c[i])
-    }
-    #[inline(always)]
-    fn max(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        map(|i| if a[i] > b[i] { a[i] } else { b[i] })
-    }
-    #[inline(always)]
-    fn min(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        map(|i| if a[i] < b[i] { a[i] } else { b[i] })
-    }
-    #[inline(always)]
-    fn abs(self, v: [f32; 4]) -> [f32; 4] {
-        v.map(f32::abs)
-    }
-    #[inline(always)]
-    fn nearest(self, v: [f32; 4]) -> [f32; 4] {
-        v.map(f32::round_ties_even)
-    }
-    #[inline(always)]
-    fn scale_by_power(self, v: [f32; 4], n: [f32; 4], x: [f32; 4], least: f32) -> [f32; 4] {
-        map(|i| if x[i] < least { 0.0 } else { v[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23) })
-    }
-    #[inline(always)]
-    fn unzip(self, low: [f32; 4], high: [f32; 4]) -> [[f32; 4]; 2] {
-        [[low[0], low[2], high[0], high[2]], [low[1], low[3], high[1], high[3]]]
-    }
-    #[inline(always)]
-    fn zip(self, a: [f32; 4], b: [f32; 4]) -> [[f32; 4]; 2] {
-        [[a[0], b[0], a[1], b[1]], [a[2], b[2], a[3], b[3]]]
+        #[inline(always)]
+        fn zero_i32(self) -> [u8; 16] {
+            [0; 16]
+        }
+        #[inline(always)]
+        fn pair(self, x: &[i16; 2]) -> [u8; 16] {
+            bytemuck::cast([*x; 4])
+        }
+        #[inline(always)]
+        fn dot2(self, sums: [u8; 16], weights: &[i8; 8], x: [u8; 16]) -> [u8; 16] {
+            let (mut sums, x): ([i32; 4], [i16; 8]) = (bytemuck::cast(sums), bytemuck::cast(x));
+            for (row, sum) in sums.iter_mut().enumerate() {
+                *sum +=
+                    i32::from(weights[2 * row]) * i32::from(x[0]) + i32::from(weights[2 * row + 1]) * i32::from(x[1]);
+            }
+            bytemuck::cast(sums)
+        }
+        #[inline(always)]
+        fn to_f32(self, v: [u8; 16]) -> [f32; 4] {
+            bytemuck::cast::<_, [i32; 4]>(v).map(|v| v as f32)
+        }
+        #[inline(always)]
+        fn splat(self, v: f32) -> [f32; 4] {
+            [v; 4]
+        }
+        #[inline(always)]
+        fn load(self, v: &[f32; 4]) -> [f32; 4] {
+            *v
+        }
+        #[inline(always)]
+        fn store(self, v: [f32; 4], to: &mut [f32; 4]) {
+            *to = v;
+        }
+        #[inline(always)]
+        fn tiny_halves(self, v: &[u16; 4]) -> [f32; 4] {
+            v.map(|h| f32::from_bits((u32::from(h & 0x8000) << 16) | (u32::from(h & 0x7fff) << 13)))
+        }
+        #[inline(always)]
+        fn bf16(self, v: &[u16; 8]) -> [[f32; 4]; 2] {
+            [0, 1].map(|odd| map(|i| f32::from_bits(u32::from(v[2 * i + odd]) << 16)))
+        }
+        #[inline(always)]
+        fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+            map(|i| a[i] + b[i])
+        }
+        #[inline(always)]
+        fn sub(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+            map(|i| a[i] - b[i])
+        }
+        #[inline(always)]
+        fn mul(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+            map(|i| a[i] * b[i])
+        }
+        #[inline(always)]
+        fn div(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+            map(|i| a[i] / b[i])
+        }
+        #[inline(always)]
+        fn mul_add(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
+            map(|i| a[i] * b[i] + c[i])
+        }
+        #[inline(always)]
+        fn max(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+            map(|i| if a[i] > b[i] { a[i] } else { b[i] })
+        }
+        #[inline(always)]
+        fn min(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+            map(|i| if a[i] < b[i] { a[i] } else { b[i] })
+        }
+        #[inline(always)]
+        fn abs(self, v: [f32; 4]) -> [f32; 4] {
+            v.map(f32::abs)
+        }
+        #[inline(always)]
+        fn nearest(self, v: [f32; 4]) -> [f32; 4] {
+            v.map(f32::round_ties_even)
+        }
+        #[inline(always)]
+        fn power(self, n: [f32; 4]) -> [f32; 4] {
+            n.map(|n| f32::from_bits(n.to_bits().wrapping_add(127) << 23))
+        }
+        #[inline(always)]
+        fn unzip(self, low: [f32; 4], high: [f32; 4]) -> [[f32; 4]; 2] {
+            [[low[0], low[2], high[0], high[2]], [low[1], low[3], high[1], high[3]]]
+        }
+        #[inline(always)]
+        fn zip(self, a: [f32; 4], b: [f32; 4]) -> [[f32; 4]; 2] {
+            [[a[0], b[0], a[1], b[1]], [a[2], b[2], a[3], b[3]]]
+        }
     }
 }
 
@@ -454,9 +458,8 @@ mod wasm {
             f32x4_nearest(v)
         }
         #[inline(always)]
-        fn scale_by_power(self, v: v128, n: v128, x: v128, least: f32) -> v128 {
-            let power = i32x4_shl(i32x4_add(i32x4_trunc_sat_f32x4(n), i32x4_splat(127)), 23);
-            v128_andnot(f32x4_mul(v, power), f32x4_lt(x, f32x4_splat(least)))
+        fn power(self, n: v128) -> v128 {
+            i32x4_shl(i32x4_add(n, i32x4_splat(127)), 23)
         }
         #[inline(always)]
         fn unzip(self, low: v128, high: v128) -> [v128; 2] {

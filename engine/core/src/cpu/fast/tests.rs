@@ -321,7 +321,8 @@ fn exp_is_accurate() {
         let x = i as f32 / 1000.0;
         let found = f64::from(simd::dispatch(Exp([x; 4]))[3]);
         let want = f64::from(x).exp();
-        assert!((found - want).abs() <= 1e-6 * want, "e^{x} = {found}, should be {want}");
+        assert!((found - want).abs() <= (2e-7 + 8e-8 * f64::from(x.abs())) * want, "e^{x} = {found}, should be {want}");
     }
-    assert_eq!(simd::dispatch(Exp([-87.5, -1e30, f32::NEG_INFINITY, 0.0])), [0.0, 0.0, 0.0, 1.0]);
+    let ends = simd::dispatch(Exp([-1e30, f32::NEG_INFINITY, 89.0, f32::INFINITY]));
+    assert!(ends[..2].iter().all(|v| (0.0..1e-37).contains(v)) && ends[2..].iter().all(|v| *v > 1e38), "{ends:?}");
 }
