@@ -11,7 +11,7 @@ use core::ops::Range;
 
 use half::bf16;
 
-use super::simd::{Kernel, Simd, dispatch};
+use super::simd::{Exp, Kernel, Simd, dispatch};
 use crate::error::{Error, Result};
 use crate::kernels::Attention;
 use crate::recording::KvInfo;
@@ -194,6 +194,7 @@ impl<const R: usize> Kernel for Rows<'_, R> {
 
         let (mut most, mut total) = ([-1e30f32; R], [0.0f32; R]);
         let mut scores = [[0.0f32; CHUNK]; R];
+        let exp = Exp::new(s);
         for c in begin / CHUNK..end.div_ceil(CHUNK) {
             let chunk = &kv.chunks[c];
             // Whole groups of 8 positions; those outside a row's range are masked.
@@ -223,19 +224,20 @@ impl<const R: usize> Kernel for Rows<'_, R> {
                     best = s.max(best, s.load(quad));
                 }
                 let best = s.largest(best);
+                let (largest, best) = (best, s.splat(best));
                 let mut sum = s.splat(0.0);
                 for quad in quads {
-                    let p = s.exp(s.sub(s.load(quad), s.splat(best)));
+                    let p = exp.of(s, s.sub(s.load(quad), best));
                     sum = s.add(sum, p);
                     s.store(p, quad);
                 }
-                if best > most[r] {
-                    let shrink = (most[r] - best).exp();
+                if largest > most[r] {
+                    let shrink = (most[r] - largest).exp();
                     total[r] *= shrink;
                     for v in sums.iter_mut().flat_map(|group| group[r].as_flattened_mut()) {
                         *v *= shrink;
                     }
-                    most[r] = best;
+                    most[r] = largest;
                 }
                 total[r] += s.sum(sum);
             }

@@ -53,6 +53,11 @@ pub(super) trait Simd: Copy {
 
     /// Four f32 that are the same.
     fn splat(self, v: f32) -> Self::F;
+    /// Four f32 that are the same, for use in a loop.
+    #[inline(always)]
+    fn hold(self, v: f32) -> Self::F {
+        self.splat(v)
+    }
     /// Loads four f32.
     fn load(self, v: &[f32; 4]) -> Self::F;
     /// Stores four f32.
@@ -101,23 +106,48 @@ pub(super) trait Simd: Copy {
         self.store(v, &mut a);
         a[0].max(a[1]).max(a[2].max(a[3]))
     }
+}
 
-    /// `e^x`, to a relative error of 2e-7 + 8e-8·|x|; x below −87 or above 88 is taken as that.
-    ///
-    /// e^x = 2^n · 2^f with whole n and |f| ≤ ½; 2^f is the polynomial of degree 5 with the least relative error, 7.5e-8.
+/// The exponential function, with its constants held ready for a loop.
+///
+/// A relative error of 2e-7 + 8e-8·|x|; x below −87 or above 88 is taken as that. e^x = 2^n · 2^f with whole n and
+/// |f| ≤ ½; 2^f is the polynomial of degree 5 with the least relative error, 7.5e-8.
+#[derive(Clone, Copy)]
+pub(super) struct Exp<S: Simd> {
+    least: S::F,
+    most: S::F,
+    log2_e: S::F,
+    /// Adding this rounds to a whole number, which is then in the lowest bits.
+    round: S::F,
+    coefficients: [S::F; 6],
+}
+
+impl<S: Simd> Exp<S> {
+    /// Readies the constants.
     #[inline(always)]
-    fn exp(self, x: Self::F) -> Self::F {
-        // Adding this rounds to a whole number, which is then in the lowest bits.
-        const ROUND: f32 = 12_582_912.0;
-        let x = self.min(self.max(x, self.splat(-87.0)), self.splat(88.0));
-        let y = self.mul(x, self.splat(core::f32::consts::LOG2_E));
-        let n = self.add(y, self.splat(ROUND));
-        let f = self.sub(y, self.sub(n, self.splat(ROUND)));
-        let mut p = self.splat(0.001_327_647_2);
-        for c in [0.009_675_541, 0.055_507_13, 0.240_221_2, 0.693_146_97, 1.0] {
-            p = self.mul_add(p, f, self.splat(c));
+    pub(super) fn new(s: S) -> Self {
+        let c = [0.001_327_647_2, 0.009_675_541, 0.055_507_13, 0.240_221_2, 0.693_146_97, 1.0];
+        Self {
+            least: s.hold(-87.0),
+            most: s.hold(88.0),
+            log2_e: s.hold(core::f32::consts::LOG2_E),
+            round: s.hold(12_582_912.0),
+            coefficients: c.map(|c| s.hold(c)),
         }
-        self.mul(p, self.power(n))
+    }
+
+    /// `e^x`.
+    #[inline(always)]
+    pub(super) fn of(&self, s: S, x: S::F) -> S::F {
+        let x = s.min(s.max(x, self.least), self.most);
+        let y = s.mul(x, self.log2_e);
+        let n = s.add(y, self.round);
+        let f = s.sub(y, s.sub(n, self.round));
+        let mut p = self.coefficients[0];
+        for c in &self.coefficients[1..] {
+            p = s.mul_add(p, f, *c);
+        }
+        s.mul(p, s.power(n))
     }
 }
 
@@ -125,13 +155,21 @@ pub(super) trait Simd: Copy {
 #[cfg(target_arch = "wasm32")]
 #[inline(always)]
 pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(wasm::Simd128)
+    kernel.run(wasm::Simd128::new())
 }
 
 /// Runs a kernel on the best instruction set of this build and processor.
 #[cfg(not(target_arch = "wasm32"))]
 #[inline(always)]
 pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    #[cfg(test)]
+    if super::tests::PLAIN.get() {
+        return kernel.run(portable::Portable);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Some(s) = avx2::Avx2::new() {
+        return s.run(kernel);
+    }
     kernel.run(portable::Portable)
 }
 
@@ -285,16 +323,222 @@ mod portable {
     }
 }
 
+/// AVX2's instructions on 128 bits, in the same shapes as WebAssembly's.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use core::arch::x86_64::*;
+
+    use super::{Kernel, Simd};
+
+    /// The proof that the processor has AVX2 and FMA.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Avx2(());
+
+    impl Avx2 {
+        #[inline(always)]
+        pub(in super::super) fn new() -> Option<Self> {
+            (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+        }
+
+        #[inline(always)]
+        pub(in super::super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+            #[target_feature(enable = "avx2,fma")]
+            fn with_features<K: Kernel>(kernel: K, s: Avx2) -> K::Output {
+                kernel.run(s)
+            }
+            // SAFETY: a value of this type exists only where the features were found.
+            unsafe { with_features(kernel, self) }
+        }
+    }
+
+    /// An instruction of SSE to AVX2 or FMA on values.
+    macro_rules! op {
+        ($instruction:ident $(::<$n:literal>)? ($($argument:expr),*)) => {
+            // SAFETY: a value of `Avx2` exists only where the processor has the instruction.
+            unsafe { $instruction $(::<$n>)? ($($argument),*) }
+        };
+    }
+
+    /// A load from a reference to at least the bytes the instruction reads, without alignment.
+    macro_rules! load {
+        ($instruction:ident, $from:expr) => {
+            // SAFETY: as above, and the reference covers exactly what is read.
+            unsafe { $instruction(core::ptr::from_ref($from).cast()) }
+        };
+    }
+
+    impl Simd for Avx2 {
+        const NAME: &'static str = "avx2";
+        type I = __m128i;
+        type F = __m128;
+        type Sums = __m128i;
+        type X = __m128i;
+
+        #[inline(always)]
+        fn bytes(self, b: &[u8; 16]) -> __m128i {
+            load!(_mm_loadu_si128, b)
+        }
+        #[inline(always)]
+        fn store_bytes(self, v: __m128i, to: &mut [u8; 16]) {
+            // SAFETY: as above, and the reference covers the 16 bytes that are written.
+            unsafe { _mm_storeu_si128(core::ptr::from_mut(to).cast(), v) }
+        }
+        #[inline(always)]
+        fn low_nibbles(self, v: __m128i) -> __m128i {
+            op!(_mm_and_si128(v, _mm_set1_epi8(15)))
+        }
+        #[inline(always)]
+        fn high_nibbles(self, v: __m128i) -> __m128i {
+            op!(_mm_and_si128(_mm_srli_epi16::<4>(v), _mm_set1_epi8(15)))
+        }
+        #[inline(always)]
+        fn no_sums(self) -> __m128i {
+            op!(_mm_setzero_si128())
+        }
+        #[inline(always)]
+        fn inputs(self, bytes: &[i8; 4], _: &[i16; 2], _: &[i16; 2]) -> __m128i {
+            op!(_mm_set1_epi32(i32::from_le_bytes(bytes.map(|b| b as u8))))
+        }
+        #[inline(always)]
+        fn dot4(self, sums: __m128i, codes: __m128i, x: __m128i) -> __m128i {
+            op!(_mm_add_epi16(sums, _mm_maddubs_epi16(codes, x)))
+        }
+        #[inline(always)]
+        fn total(self, sums: __m128i) -> __m128 {
+            op!(_mm_cvtepi32_ps(_mm_madd_epi16(sums, _mm_set1_epi16(1))))
+        }
+        #[inline(always)]
+        fn zero_i32(self) -> __m128i {
+            op!(_mm_setzero_si128())
+        }
+        #[inline(always)]
+        fn pair(self, x: &[i16; 2]) -> __m128i {
+            op!(_mm_set1_epi32(bytemuck::cast(*x)))
+        }
+        #[inline(always)]
+        fn dot2(self, sums: __m128i, weights: &[i8; 8], x: __m128i) -> __m128i {
+            let weights = load!(_mm_loadl_epi64, weights);
+            let wide = op!(_mm_cvtepi8_epi16(weights));
+            op!(_mm_add_epi32(sums, _mm_madd_epi16(wide, x)))
+        }
+        #[inline(always)]
+        fn to_f32(self, v: __m128i) -> __m128 {
+            op!(_mm_cvtepi32_ps(v))
+        }
+        #[inline(always)]
+        fn splat(self, v: f32) -> __m128 {
+            op!(_mm_set1_ps(v))
+        }
+        #[inline(always)]
+        fn load(self, v: &[f32; 4]) -> __m128 {
+            load!(_mm_loadu_ps, v)
+        }
+        #[inline(always)]
+        fn store(self, v: __m128, to: &mut [f32; 4]) {
+            // SAFETY: as above, and the reference covers the 16 bytes that are written.
+            unsafe { _mm_storeu_ps(to.as_mut_ptr(), v) }
+        }
+        #[inline(always)]
+        fn tiny_halves(self, v: &[u16; 4]) -> __m128 {
+            let v = load!(_mm_loadl_epi64, v);
+            let wide = op!(_mm_slli_epi32::<13>(_mm_cvtepi16_epi32(v)));
+            op!(_mm_castsi128_ps(_mm_and_si128(wide, _mm_set1_epi32(0x8fff_e000_u32 as i32))))
+        }
+        #[inline(always)]
+        fn bf16(self, v: &[u16; 8]) -> [__m128; 2] {
+            let v = load!(_mm_loadu_si128, v);
+            let high = op!(_mm_and_si128(v, _mm_set1_epi32(0xffff_0000_u32 as i32)));
+            [op!(_mm_slli_epi32::<16>(v)), high].map(|v| op!(_mm_castsi128_ps(v)))
+        }
+        #[inline(always)]
+        fn add(self, a: __m128, b: __m128) -> __m128 {
+            op!(_mm_add_ps(a, b))
+        }
+        #[inline(always)]
+        fn sub(self, a: __m128, b: __m128) -> __m128 {
+            op!(_mm_sub_ps(a, b))
+        }
+        #[inline(always)]
+        fn mul(self, a: __m128, b: __m128) -> __m128 {
+            op!(_mm_mul_ps(a, b))
+        }
+        #[inline(always)]
+        fn div(self, a: __m128, b: __m128) -> __m128 {
+            op!(_mm_div_ps(a, b))
+        }
+        #[inline(always)]
+        fn mul_add(self, a: __m128, b: __m128, c: __m128) -> __m128 {
+            op!(_mm_fmadd_ps(a, b, c))
+        }
+        #[inline(always)]
+        fn max(self, a: __m128, b: __m128) -> __m128 {
+            op!(_mm_max_ps(a, b))
+        }
+        #[inline(always)]
+        fn min(self, a: __m128, b: __m128) -> __m128 {
+            op!(_mm_min_ps(a, b))
+        }
+        #[inline(always)]
+        fn abs(self, v: __m128) -> __m128 {
+            op!(_mm_andnot_ps(_mm_set1_ps(-0.0), v))
+        }
+        #[inline(always)]
+        fn nearest(self, v: __m128) -> __m128 {
+            op!(_mm_round_ps::<8>(v))
+        }
+        #[inline(always)]
+        fn power(self, n: __m128) -> __m128 {
+            let n = op!(_mm_add_epi32(_mm_castps_si128(n), _mm_set1_epi32(127)));
+            op!(_mm_castsi128_ps(_mm_slli_epi32::<23>(n)))
+        }
+        #[inline(always)]
+        fn unzip(self, low: __m128, high: __m128) -> [__m128; 2] {
+            [op!(_mm_shuffle_ps::<0b10_00_10_00>(low, high)), op!(_mm_shuffle_ps::<0b11_01_11_01>(low, high))]
+        }
+        #[inline(always)]
+        fn zip(self, a: __m128, b: __m128) -> [__m128; 2] {
+            [op!(_mm_unpacklo_ps(a, b)), op!(_mm_unpackhi_ps(a, b))]
+        }
+    }
+}
+
 /// WebAssembly's 128-bit vectors, with the relaxed dot product where the module is built with it.
 #[cfg(target_arch = "wasm32")]
 mod wasm {
     use core::arch::wasm32::*;
+    use core::hint::black_box;
 
     use super::Simd;
 
     /// SIMD128: a module with these instructions does not load without them.
+    ///
+    /// It carries the constants that inner loops use: the engine builds a vector constant anew, in several instructions,
+    /// wherever it stands, so the compiler must not see that these are constants.
     #[derive(Clone, Copy)]
-    pub(in super::super) struct Simd128;
+    pub(in super::super) struct Simd128 {
+        /// 15 in each byte.
+        low_bits: v128,
+        /// 1 in each i16.
+        #[cfg(target_feature = "relaxed-simd")]
+        ones: v128,
+        /// Where a moved f16 has its bits.
+        half_bits: v128,
+        /// The upper half of each 32 bits.
+        upper: v128,
+    }
+
+    impl Simd128 {
+        #[inline(always)]
+        pub(in super::super) fn new() -> Self {
+            Self {
+                low_bits: black_box(u8x16_splat(15)),
+                #[cfg(target_feature = "relaxed-simd")]
+                ones: black_box(i16x8_splat(1)),
+                half_bits: black_box(u32x4_splat(0x8fff_e000)),
+                upper: black_box(u32x4_splat(0xffff_0000)),
+            }
+        }
+    }
 
     /// Loads from a reference to at least the bytes the instruction reads; no instruction here needs alignment.
     macro_rules! load {
@@ -332,12 +576,12 @@ mod wasm {
         }
         #[inline(always)]
         fn low_nibbles(self, v: v128) -> v128 {
-            v128_and(v, u8x16_splat(15))
+            v128_and(v, self.low_bits)
         }
         #[inline(always)]
         fn high_nibbles(self, v: v128) -> v128 {
             // Engines have no byte shift and build one from more instructions than these two.
-            v128_and(u16x8_shr(v, 4), u8x16_splat(15))
+            v128_and(u16x8_shr(v, 4), self.low_bits)
         }
         #[inline(always)]
         fn no_sums(self) -> v128 {
@@ -359,7 +603,7 @@ mod wasm {
         #[cfg(target_feature = "relaxed-simd")]
         #[inline(always)]
         fn total(self, sums: v128) -> v128 {
-            f32x4_convert_i32x4(i32x4_dot_i16x8(sums, i16x8_splat(1)))
+            f32x4_convert_i32x4(i32x4_dot_i16x8(sums, self.ones))
         }
 
         #[cfg(not(target_feature = "relaxed-simd"))]
@@ -401,6 +645,10 @@ mod wasm {
             f32x4_splat(v)
         }
         #[inline(always)]
+        fn hold(self, v: f32) -> v128 {
+            black_box(f32x4_splat(v))
+        }
+        #[inline(always)]
         fn load(self, v: &[f32; 4]) -> v128 {
             load!(v128_load, v)
         }
@@ -411,12 +659,12 @@ mod wasm {
         #[inline(always)]
         fn tiny_halves(self, v: &[u16; 4]) -> v128 {
             let wide = i32x4_shl(load!(i32x4_load_extend_i16x4, v), 13);
-            v128_and(wide, u32x4_splat(0x8fff_e000))
+            v128_and(wide, self.half_bits)
         }
         #[inline(always)]
         fn bf16(self, v: &[u16; 8]) -> [v128; 2] {
             let v = load!(v128_load, v);
-            [i32x4_shl(v, 16), v128_and(v, u32x4_splat(0xffff_0000))]
+            [i32x4_shl(v, 16), v128_and(v, self.upper)]
         }
         #[inline(always)]
         fn add(self, a: v128, b: v128) -> v128 {
