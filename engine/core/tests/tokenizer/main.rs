@@ -1,4 +1,6 @@
 //! Tokenizer: real vocabularies against their reference implementations.
 
 mod gguf_metadata;
+mod oracle;
 mod starter;
+mod strings;
