@@ -279,8 +279,11 @@ fn added_tokens_match_as_in_the_oracle() {
             ("<td>", "special", false),
             ("</td>", "special", false),
         ];
-        for (index, (content, flag, special)) in extra.into_iter().enumerate() {
-            let mut token = added_token(learned.tokens.len() + index, content, special);
+        let mut next_id = learned.tokens.len();
+        for (content, flag, special) in extra {
+            let known = learned.tokens.iter().position(|token| token == content);
+            let mut token = added_token(known.unwrap_or(next_id), content, special);
+            next_id += usize::from(known.is_none());
             if flag != "special" {
                 token[flag] = true.into();
             }
