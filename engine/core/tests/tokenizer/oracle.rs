@@ -275,7 +275,6 @@ fn added_tokens_match_as_in_the_oracle() {
             ("<|eats_before|>", "lstrip", true),
             ("<|eats_after|>", "rstrip", true),
             ("zeb", "single_word", false),
-            ("\n\n", "special", false),
             ("<td>", "special", false),
             ("</td>", "special", false),
         ];
