@@ -1,5 +1,6 @@
 //! Tokenizer: real vocabularies against their reference implementations.
 
+mod gemma;
 mod gguf_metadata;
 mod oracle;
 mod starter;
