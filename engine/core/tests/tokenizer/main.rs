@@ -2,6 +2,7 @@
 
 mod gemma;
 mod gguf_metadata;
+mod hostile;
 mod oracle;
 mod starter;
 mod strings;
