@@ -114,9 +114,15 @@ pub fn parse_tensors(bytes: &[u8]) -> Result<Tensors> {
 
 fn compare(name: String, got: &[f32], want: &[f32], tolerance: f32) -> Line {
     if got.len() != want.len() {
-        return Line { name, error: None, detail: format!("{} values, expected {}", got.len(), want.len()), pass: false };
+        return Line {
+            name,
+            error: None,
+            detail: format!("{} values, expected {}", got.len(), want.len()),
+            pass: false,
+        };
     }
-    let error = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, |a, b| if b.is_nan() { b } else { f32::max(a, b) });
+    let error =
+        got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, |a, b| if b.is_nan() { b } else { f32::max(a, b) });
     let pass = error <= tolerance;
     Line { name, error: Some(error), detail: format!("bound {tolerance:.1e}"), pass }
 }
