@@ -85,6 +85,39 @@ fn open_gguf(path: &Path) -> Result<Opened> {
     Ok(Opened { model: Model::open(description)?, paths: vec![path.to_owned()] })
 }
 
+/// Reads a safetensors file's header.
+pub(crate) fn safetensors_header(path: &Path) -> Result<Safetensors> {
+    let mut file = File::open(path).map_err(|e| failed(path, &e))?;
+    let len = file.metadata().map_err(|e| failed(path, &e))?.len();
+    let mut want = 1 << 20;
+    loop {
+        match Safetensors::parse(&prefix(&mut file, path, want)?, Some(len))? {
+            safetensors::Parsed::Safetensors(header) => return Ok(header),
+            safetensors::Parsed::NeedMore(more) => want = more,
+        }
+    }
+}
+
+fn open_folder(folder: &Path) -> Result<Opened> {
+    let texts = HuggingFaceTexts {
+        config: read_text(&folder.join("config.json"))?,
+        generation_config: read_optional(&folder.join("generation_config.json"))?,
+        tokenizer: read_text(&folder.join("tokenizer.json"))?,
+        tokenizer_config: read_optional(&folder.join("tokenizer_config.json"))?,
+    };
+    let names = match read_optional(&folder.join("model.safetensors.index.json"))? {
+        Some(index) => safetensors::index_files(&index)?,
+        None => vec!["model.safetensors".to_owned()],
+    };
+    let mut files = Vec::new();
+    for name in &names {
+        files.push((name.clone(), safetensors_header(&folder.join(name))?));
+    }
+    let description = ModelDescription::from_hugging_face(texts, files)?;
+    let paths = names.iter().map(|name| folder.join(name)).collect();
+    Ok(Opened { model: Model::open(description)?, paths })
+}
+
 /// Streams a model's weights into an executor for `device`.
 pub(crate) fn generator(opened: &Opened, device: DeviceChoice) -> Result<Generator> {
     let model = &opened.model;

@@ -1,5 +1,7 @@
 //! Runs a recording on the CPU: the plain reference, which is the specification, or the fast SIMD path.
 
+pub mod fast;
+
 use std::ops::Range;
 use std::sync::Arc;
 
