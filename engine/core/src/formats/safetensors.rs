@@ -194,3 +194,106 @@ pub fn index_files(index: &str) -> Result<Vec<String>> {
     }
     Ok(files)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(json: &str, data: usize) -> Vec<u8> {
+        let mut out = (json.len() as u64).to_le_bytes().to_vec();
+        out.extend(json.as_bytes());
+        out.resize(out.len() + data, 0);
+        out
+    }
+
+    fn parse(file: &[u8]) -> Result<Safetensors> {
+        match Safetensors::parse(file, Some(file.len() as u64))? {
+            Parsed::Safetensors(header) => Ok(header),
+            Parsed::NeedMore(n) => panic!("asks for {n} bytes of a file of {}", file.len()),
+        }
+    }
+
+    const GOOD: &str = r#"{"__metadata__":{"format":"pt"},
+        "b":{"dtype":"BF16","shape":[2,3],"data_offsets":[4,16]},
+        "a":{"dtype":"F32","shape":[],"data_offsets":[0,4]},
+        "empty":{"dtype":"I64","shape":[0,7],"data_offsets":[16,16]},
+        "c":{"dtype":"U8","shape":[5],"data_offsets":[16,21]}}"#;
+
+    #[test]
+    fn a_header_gives_its_tensors() {
+        let file = file(GOOD, 21);
+        let header = parse(&file).unwrap();
+        assert_eq!(header.data_start as usize, file.len() - 21);
+        assert_eq!(header.tensors.len(), 4);
+        let b = header.tensors.get("b").unwrap();
+        assert_eq!((&b.shape[..], b.dtype), (&[2, 3][..], Dtype::Number(QuantType::BF16)));
+        assert_eq!(b.location, Location { file: 0, offset: header.data_start + 4, len: 12 });
+        assert_eq!(header.tensors.get("c").unwrap().dtype, Dtype::U8);
+        assert!(header.tensors.get("__metadata__").is_none());
+    }
+
+    #[test]
+    fn the_header_is_read_from_a_growing_prefix() {
+        let file = file(GOOD, 21);
+        for have in 0..file.len() - 21 {
+            let Parsed::NeedMore(need) = Safetensors::parse(&file[..have], None).unwrap() else { panic!("at {have}") };
+            assert_eq!(need, if have < 8 { 8 } else { file.len() as u64 - 21 });
+            assert!(Safetensors::parse(&file[..have], Some(have as u64)).is_err(), "cut at {have}");
+        }
+        for have in file.len() - 21..file.len() {
+            assert!(matches!(Safetensors::parse(&file[..have], None), Ok(Parsed::Safetensors(_))));
+            let error = Safetensors::parse(&file[..have], Some(have as u64)).unwrap_err().to_string();
+            assert!(error.contains("ends at byte"), "{error}");
+        }
+    }
+
+    #[test]
+    fn damaged_headers_are_refused_by_name() {
+        let entry = |name: &str, dtype: &str, shape: &str, offsets: &str| {
+            format!(r#"{{"{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
+        };
+        let two = |name: &str, offsets: &str| {
+            let second = entry(name, "F32", "[2]", offsets);
+            format!("{},{}", entry("w", "F32", "[2]", "[0,8]").trim_end_matches('}'), &second[1..])
+                .replacen("[0,8],", "[0,8]},", 1)
+        };
+        let ranks = format!("[{}1]", "1,".repeat(20));
+        for (json, what, says) in [
+            (String::new(), "header", "JSON"),
+            ("[]".to_owned(), "header", "an object"),
+            ("{\"w\":7}".to_owned(), "w", "JSON"),
+            ("[".repeat(100_000), "header", "JSON"),
+            (entry("w", "F32", "[2]", "[0,7]"), "w", "8 bytes"),
+            (entry("w", "F32", "[2]", "[8,0]"), "w", "do not hold"),
+            (entry("w", "F32", "[2]", "[0,8,9]"), "w", "JSON"),
+            (entry("w", "F32", "[-1]", "[0,8]"), "w", "JSON"),
+            (entry("w", "F32", "[2.5]", "[0,8]"), "w", "JSON"),
+            (entry("w", "F32", "[4294967296,4294967296]", "[0,0]"), "w", "absurd"),
+            (entry("w", "F32", &ranks, "[0,4]"), "w", "dimensions"),
+            (entry("w", "F32", "[2]", "[18446744073709551600,18446744073709551608]"), "w", "absurd"),
+            (entry("w", "F32", "[2]", "[80,88]"), "w", "ends at byte"),
+            (entry("w", "F8_E4M3", "[8]", "[0,8]"), "F8_E4M3", "not supported"),
+            (two("w", "[8,16]"), "w", "twice"),
+            (two("v", "[4,12]"), "v", "overlaps w"),
+        ] {
+            let error = parse(&file(&json, 16)).unwrap_err().to_string();
+            assert!(error.contains(what) && error.contains(says), "{json:.80}: {error}");
+        }
+        let error = parse(&[0xff; 16]).unwrap_err().to_string();
+        assert!(error.contains("not a safetensors file"), "{error}");
+    }
+
+    #[test]
+    fn an_index_names_each_file_once_and_none_outside_its_folder() {
+        let files = index_files(
+            r#"{"metadata":{},"weight_map":{"a":"2.safetensors","b":"1.safetensors","c":"1.safetensors"}}"#,
+        );
+        assert_eq!(files.unwrap(), ["1.safetensors", "2.safetensors"]);
+        for bad in ["../secret", "/etc/passwd", "a/b", "C:\\\\x", ".", ""] {
+            let error = index_files(&format!(r#"{{"weight_map":{{"a":"{bad}"}}}}"#)).unwrap_err().to_string();
+            assert!(error.contains("plain file name"), "{error}");
+        }
+        assert!(index_files(r#"{"weight_map":{}}"#).is_err());
+        assert!(index_files("{}").unwrap_err().to_string().contains("weight_map"));
+    }
+}
