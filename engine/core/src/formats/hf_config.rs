@@ -1,7 +1,7 @@
 //! The llama family as a Hugging Face `config.json` describes it.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::IgnoredAny;
 
 use super::shown;
 use crate::error::{Error, Result};
@@ -9,6 +9,16 @@ use crate::kernels::{Activation, Pairing};
 use crate::models::llama_config::{LlamaConfig, LlamaTensors, MAX_HEAD_DIM, Names, rope_frequencies};
 
 const FILE: &str = "config.json";
+
+/// The longest config read, in bytes: parsing may take several times its length.
+const MAX_CONFIG: usize = 1 << 20;
+
+fn parse_json<'a, T: Deserialize<'a>>(file: &str, text: &'a str) -> Result<T> {
+    if text.len() > MAX_CONFIG {
+        return Err(Error::format(file, format!("{} bytes are absurd, expected at most {MAX_CONFIG}", text.len())));
+    }
+    serde_json::from_str(text).map_err(|e| Error::format(file, format!("its JSON is wrong: {e}")))
+}
 
 /// The keys that decide what a model computes.
 #[derive(Debug, Clone, Deserialize)]
@@ -39,7 +49,7 @@ pub(super) struct HfConfig {
     bos_token_id: Ids,
     #[serde(default)]
     eos_token_id: Ids,
-    quantization_config: Option<Value>,
+    quantization_config: Option<IgnoredAny>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -86,11 +96,10 @@ impl HfConfig {
         struct Kind {
             model_type: Option<String>,
         }
-        let wrong = |e: serde_json::Error| Error::format(FILE, format!("its JSON is wrong: {e}"));
         // The model's kind first: another architecture's keys would only give a puzzling message.
-        let kind: Kind = serde_json::from_str(text).map_err(wrong)?;
+        let kind: Kind = parse_json(FILE, text)?;
         match kind.model_type.as_deref() {
-            Some("llama" | "mistral") => serde_json::from_str(text).map_err(wrong),
+            Some("llama" | "mistral") => parse_json(FILE, text),
             Some(other) => Err(Error::unsupported(
                 format!("the architecture {:?} (model_type in {FILE})", shown(other)),
                 "Sotto reads llama and mistral folders",
@@ -204,8 +213,7 @@ impl HfConfig {
         }
         let generation: Generation = match generation_config {
             None => Generation::default(),
-            Some(text) => serde_json::from_str(text)
-                .map_err(|e| Error::format("generation_config.json", format!("its JSON is wrong: {e}")))?,
+            Some(text) => parse_json("generation_config.json", text)?,
         };
         let last_word = |a: &Ids, b: &Ids| if a.list().is_empty() { b.list().to_vec() } else { a.list().to_vec() };
         let bos = last_word(&generation.bos_token_id, &self.bos_token_id).first().copied();

@@ -1,7 +1,7 @@
 //! safetensors files: 8 bytes of header length, a JSON header, then the tensors' bytes. The header is read from a growing
 //! prefix, so that weights can stream in behind it.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
@@ -15,7 +15,10 @@ use crate::weights::Location;
 pub const MAX_HEADER: u64 = 32 << 20;
 
 /// Most tensors in one file. With it, what is kept besides names stays under a constant.
-const MAX_TENSORS: usize = 1 << 16;
+const MAX_TENSORS: usize = 1 << 14;
+
+/// Most files of one model.
+const MAX_FILES: usize = 1 << 10;
 
 /// Most axes of a tensor.
 const MAX_RANK: usize = 8;
@@ -173,18 +176,44 @@ impl Entry {
     }
 }
 
+/// Distinct file names of an index's `weight_map`; the tensors' names are passed over.
+struct FileNames(BTreeSet<String>);
+
+impl<'de> Deserialize<'de> for FileNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = FileNames;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object that gives each tensor's file")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<FileNames, M::Error> {
+                let mut files = BTreeSet::new();
+                while let Some((IgnoredAny, file)) = map.next_entry::<IgnoredAny, String>()? {
+                    files.insert(file);
+                    if files.len() > MAX_FILES {
+                        return Err(M::Error::custom(format!("more than {MAX_FILES} files")));
+                    }
+                }
+                Ok(FileNames(files))
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
+}
+
 /// The files that a `model.safetensors.index.json` names, sorted, each once.
 pub fn index_files(index: &str) -> Result<Vec<String>> {
     const WHAT: &str = "model.safetensors.index.json";
     #[derive(serde::Deserialize)]
     struct Index {
-        weight_map: BTreeMap<String, String>,
+        weight_map: FileNames,
     }
     let index: Index =
         serde_json::from_str(index).map_err(|e| Error::format(WHAT, format!("its JSON is wrong: {e}")))?;
-    let mut files: Vec<String> = index.weight_map.into_values().collect();
-    files.sort();
-    files.dedup();
+    let FileNames(files) = index.weight_map;
     // The names are joined to the model's folder, and must stay in it.
     if let Some(bad) = files.iter().find(|f| f.is_empty() || f.starts_with('.') || f.contains(['/', '\\', ':', '\0'])) {
         return Err(Error::format(WHAT, format!("{:?} is not a plain file name", shown(bad))));
@@ -192,7 +221,7 @@ pub fn index_files(index: &str) -> Result<Vec<String>> {
     if files.is_empty() {
         return Err(Error::format(WHAT, "it names no file"));
     }
-    Ok(files)
+    Ok(files.into_iter().collect())
 }
 
 #[cfg(test)]
