@@ -13,10 +13,8 @@ pub struct Gpu {
     pub device: wgpu::Device,
     /// Its queue.
     pub queue: wgpu::Queue,
-    /// Name and kind, for people: `NVIDIA H200 (Vulkan)`.
-    pub name: String,
-    /// True when the device computes on the CPU.
-    pub software: bool,
+    name: String,
+    software: bool,
     /// True when shaders may use subgroup operations.
     pub subgroups: bool,
     failure: Arc<Mutex<Option<String>>>,
@@ -54,6 +52,16 @@ impl Gpu {
         });
         let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
         Ok(Self { device, queue, name: display_name(&info), software, subgroups, failure })
+    }
+
+    /// Name and interface, for people: `NVIDIA H200 (Vulkan)`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// True when the device computes on the CPU.
+    pub fn is_software(&self) -> bool {
+        self.software
     }
 
     /// The first error that no call reported, if there was one.
@@ -144,7 +152,12 @@ fn is_software(info: &wgpu::AdapterInfo) -> bool {
 ///
 /// `WGPU_ADAPTER_NAME` picks by a part of the name, `VK_ICD_FILENAMES` by driver.
 #[cfg(not(target_arch = "wasm32"))]
-pub async fn open_native() -> Result<Gpu> {
+pub fn open_native() -> Result<Gpu> {
+    ready(find_native())?
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+async fn find_native() -> Result<Gpu> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends: wgpu::Backends::VULKAN,
         flags: wgpu::InstanceFlags::empty(),
@@ -167,9 +180,27 @@ pub async fn open_native() -> Result<Gpu> {
     Gpu::open(&adapter, is_software(&adapter.get_info())).await
 }
 
-/// Opens the browser's device. A software one is refused unless `accept_software`: the CPU path is faster.
+/// The value of a future that never waits, as all of native wgpu's are while a device is opened.
+#[cfg(not(target_arch = "wasm32"))]
+fn ready<F: Future>(future: F) -> Result<F::Output> {
+    match std::pin::pin!(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        std::task::Poll::Ready(value) => Ok(value),
+        std::task::Poll::Pending => Err(Error::Gpu("the driver did not answer".into())),
+    }
+}
+
+/// What to do with an adapter that computes on the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Software {
+    /// Fail: Sotto's own CPU path is faster.
+    Refuse,
+    /// Take it: for tests.
+    Accept,
+}
+
+/// Opens the browser's device.
 #[cfg(target_arch = "wasm32")]
-pub async fn open_web(accept_software: bool) -> Result<Gpu> {
+pub async fn open_web(software: Software) -> Result<Gpu> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends: wgpu::Backends::BROWSER_WEBGPU,
         ..wgpu::InstanceDescriptor::new_without_display_handle()
@@ -181,12 +212,12 @@ pub async fn open_web(accept_software: bool) -> Result<Gpu> {
         .await
         .map_err(|_| Error::Gpu("this browser offers no WebGPU adapter on this machine".into()))?;
     let info = adapter.get_info();
-    let software = is_software(&info);
-    if software && !accept_software {
+    let is_software = is_software(&info);
+    if is_software && software == Software::Refuse {
         return Err(Error::Gpu(format!(
             "{} computes on the CPU, slower than Sotto's own CPU path",
             display_name(&info)
         )));
     }
-    Gpu::open(&adapter, software).await
+    Gpu::open(&adapter, is_software).await
 }
