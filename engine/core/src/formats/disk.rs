@@ -4,76 +4,90 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::{Gguf, HuggingFaceTexts, ModelDescription, Safetensors, WeightFile, gguf, gguf_rope_divisors, safetensors};
+use super::{Gguf, HuggingFaceTexts, ModelDescription, Safetensors, TensorList, gguf, gguf_rope_divisors, safetensors};
 use crate::error::{Error, Result};
-use crate::weights::{PIECE, WeightSink, WeightStream, WeightTable};
+use crate::weights::{PIECE, WeightSink, WeightStream};
 
 /// The first read; most headers of folders fit, and a GGUF header asks for more.
 const FIRST_READ: u64 = 64 << 10;
 
-/// Reads the headers of a GGUF file, or of all files of a Hugging Face folder: what the model is, and the paths of its
-/// weights' files, indexed by [`Location::file`](crate::weights::Location::file).
-pub fn open(path: &Path) -> Result<(ModelDescription, Vec<PathBuf>)> {
-    if path.is_dir() { open_folder(path) } else { open_gguf(path) }
+/// A model on disk, described; its weights still to be streamed.
+#[derive(Debug, Clone)]
+pub struct DiskModel {
+    /// What it is.
+    pub description: ModelDescription,
+    /// Its weights' files, indexed by [`crate::weights::Location::file`].
+    pub paths: Vec<PathBuf>,
 }
 
-/// Reads the header of a GGUF file.
-pub fn gguf_header(path: &Path) -> Result<Gguf> {
-    Growing::open(path)?.gguf()
-}
-
-/// Reads the header of a safetensors file.
-pub fn safetensors_header(path: &Path) -> Result<Safetensors> {
-    Growing::open(path)?.safetensors()
-}
-
-fn open_gguf(path: &Path) -> Result<(ModelDescription, Vec<PathBuf>)> {
-    let mut file = Growing::open(path)?;
-    let gguf = file.gguf()?;
-    let divisors = match gguf_rope_divisors(&gguf) {
-        Some(tensor) => Some(file.range(tensor.location.offset, tensor.location.len)?),
-        None => None,
-    };
-    Ok((ModelDescription::from_gguf(gguf, divisors.as_deref())?, vec![path.to_owned()]))
-}
-
-fn open_folder(folder: &Path) -> Result<(ModelDescription, Vec<PathBuf>)> {
-    let names = match optional_text(&folder.join("model.safetensors.index.json"))? {
-        Some(index) => safetensors::index_files(&index)?,
-        None => vec!["model.safetensors".to_owned()],
-    };
-    let texts = HuggingFaceTexts {
-        config: text(&folder.join("config.json"))?,
-        generation_config: optional_text(&folder.join("generation_config.json"))?,
-        tokenizer: text(&folder.join("tokenizer.json"))?,
-        tokenizer_config: optional_text(&folder.join("tokenizer_config.json"))?,
-    };
-    let (mut files, mut paths) = (Vec::new(), Vec::new());
-    for name in names {
-        let path = folder.join(&name);
-        files.push((name, safetensors_header(&path)?));
-        paths.push(path);
+impl DiskModel {
+    /// Reads the headers of a GGUF file, or of all files of a Hugging Face folder.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() { Self::open_folder(path) } else { Self::open_gguf(path) }
     }
-    Ok((ModelDescription::from_hugging_face(texts, files)?, paths))
-}
 
-/// Streams all weights of `table` into `sink`, from the files that [`open`] found.
-pub fn stream(paths: &[PathBuf], files: &[WeightFile], table: &WeightTable, sink: &mut dyn WeightSink) -> Result<()> {
-    let mut piece = vec![0; PIECE];
-    for (number, (path, weights)) in paths.iter().zip(files).enumerate() {
-        let mut stream = WeightStream::new(table, number, weights.data_start);
-        let mut file = File::open(path).map_err(|e| io_error(path, &e))?;
-        file.seek(SeekFrom::Start(weights.data_start)).map_err(|e| io_error(path, &e))?;
-        while !stream.is_done() {
-            let n = file.read(&mut piece).map_err(|e| io_error(path, &e))?;
-            if n == 0 {
-                break;
-            }
-            stream.push(&piece[..n], sink)?;
+    fn open_gguf(path: &Path) -> Result<Self> {
+        let mut file = Growing::open(path)?;
+        let gguf = file.gguf()?;
+        let divisors = match gguf_rope_divisors(&gguf) {
+            Some(tensor) => Some(file.range(tensor.location.offset, tensor.location.len)?),
+            None => None,
+        };
+        let description = ModelDescription::from_gguf(gguf, divisors.as_deref())?;
+        Ok(Self { description, paths: vec![path.to_owned()] })
+    }
+
+    fn open_folder(folder: &Path) -> Result<Self> {
+        let index = optional_text(&folder.join("model.safetensors.index.json"))?;
+        let names = match index {
+            Some(index) => safetensors::index_files(&index)?,
+            None => vec!["model.safetensors".to_owned()],
+        };
+        let texts = HuggingFaceTexts {
+            config: text(&folder.join("config.json"))?,
+            generation_config: optional_text(&folder.join("generation_config.json"))?,
+            tokenizer: text(&folder.join("tokenizer.json"))?,
+            tokenizer_config: optional_text(&folder.join("tokenizer_config.json"))?,
+        };
+        let (mut files, mut paths) = (Vec::new(), Vec::new());
+        for name in names {
+            let path = folder.join(&name);
+            let header = Growing::open(&path)?.safetensors()?;
+            files.push((name, header));
+            paths.push(path);
         }
-        stream.finish()?;
+        Ok(Self { description: ModelDescription::from_hugging_face(texts, files)?, paths })
     }
-    Ok(())
+
+    /// Streams all weights into `sink`.
+    pub fn stream(&self, sink: &mut dyn WeightSink) -> Result<()> {
+        let mut piece = vec![0; PIECE];
+        for (number, path) in self.paths.iter().enumerate() {
+            let start = self.description.files.get(number).map_or(0, |f| f.data_start);
+            let mut stream = WeightStream::new(&self.description.weights, number, start);
+            let mut file = File::open(path).map_err(|e| io_error(path, &e))?;
+            file.seek(SeekFrom::Start(start)).map_err(|e| io_error(path, &e))?;
+            while !stream.is_done() {
+                let n = file.read(&mut piece).map_err(|e| io_error(path, &e))?;
+                if n == 0 {
+                    break;
+                }
+                stream.push(&piece[..n], sink)?;
+            }
+            stream.finish()?;
+        }
+        Ok(())
+    }
+}
+
+/// The header of one GGUF or safetensors file: its tensors, and a GGUF's keys and values.
+pub fn inspect(path: &Path) -> Result<(TensorList, gguf::Metadata)> {
+    let mut file = Growing::open(path)?;
+    if path.extension().is_some_and(|e| e == "safetensors") {
+        return Ok((file.safetensors()?.tensors, gguf::Metadata::default()));
+    }
+    let gguf = file.gguf()?;
+    Ok((gguf.tensors, gguf.metadata))
 }
 
 /// A file of which more and more is read, from its start.

@@ -32,9 +32,18 @@ pub struct MatMul {
     pub store: Store,
 }
 
-/// One output value: a dequantized weight row times one token's input.
+/// One output value: a dequantized weight row times one token's input. Eight partial sums, so that a compiler may use
+/// vectors; the order of a sum is not part of the specification.
 pub fn reference(row: &[f32], x: &[f32]) -> f32 {
-    row.iter().zip(x).map(|(w, x)| w * x).sum()
+    let mut sums = [0.0f32; 8];
+    let (rows, inputs) = (row.chunks_exact(8), x.chunks_exact(8));
+    let rest: f32 = rows.remainder().iter().zip(inputs.remainder()).map(|(w, x)| w * x).sum();
+    for (w, x) in rows.zip(inputs) {
+        for i in 0..8 {
+            sums[i] += w[i] * x[i];
+        }
+    }
+    sums.iter().sum::<f32>() + rest
 }
 
 /// Uniform parameters of `matmul.wgsl`.
