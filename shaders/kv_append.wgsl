@@ -73,16 +73,16 @@ fn rotate_and_append(
         return;
     }
     pair -= params.query_pairs;
-    let from = t * params.width;
+    let row = t * params.width;
     let to = (now.position + t) * params.width;
     if pair < params.width / 2u {
         let at = pair_at(pair);
-        let turned = rotated(qkv[params.key + from + at.x], qkv[params.key + from + at.y], angle);
+        let turned = rotated(qkv[params.key + row + at.x], qkv[params.key + row + at.y], angle);
         keys[to + at.x] = turned.x;
         keys[to + at.y] = turned.y;
         return;
     }
     let at = 2u * pair - params.width;
-    values[to + at] = qkv[params.value + from + at];
-    values[to + at + 1u] = qkv[params.value + from + at + 1u];
+    values[to + at] = qkv[params.value + row + at];
+    values[to + at + 1u] = qkv[params.value + row + at + 1u];
 }

@@ -152,12 +152,7 @@ fn is_software(info: &wgpu::AdapterInfo) -> bool {
 ///
 /// `WGPU_ADAPTER_NAME` picks by a part of the name, `VK_ICD_FILENAMES` by driver.
 #[cfg(not(target_arch = "wasm32"))]
-pub fn open_native() -> Result<Gpu> {
-    ready(find_native())?
-}
-
-#[cfg(not(target_arch = "wasm32"))]
-async fn find_native() -> Result<Gpu> {
+pub async fn open_native() -> Result<Gpu> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends: wgpu::Backends::VULKAN,
         flags: wgpu::InstanceFlags::empty(),
@@ -178,15 +173,6 @@ async fn find_native() -> Result<Gpu> {
             })
         })?;
     Gpu::open(&adapter, is_software(&adapter.get_info())).await
-}
-
-/// The value of a future that never waits, as all of native wgpu's are while a device is opened.
-#[cfg(not(target_arch = "wasm32"))]
-fn ready<F: Future>(future: F) -> Result<F::Output> {
-    match std::pin::pin!(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
-        std::task::Poll::Ready(value) => Ok(value),
-        std::task::Poll::Pending => Err(Error::Gpu("the driver did not answer".into())),
-    }
 }
 
 /// What to do with an adapter that computes on the CPU.

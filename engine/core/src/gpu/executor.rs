@@ -100,25 +100,13 @@ pub struct GpuExecutor {
     argmax: Option<Bound>,
     /// Positions the caches hold now.
     capacity: usize,
-    /// Tokens of the last step.
-    tokens: usize,
     /// Where ids come back.
     staging: Vec<wgpu::Buffer>,
 }
 
 impl GpuExecutor {
     /// Allocates what a recording and its weights need, and compiles its shaders. The weights then stream in.
-    pub async fn new(gpu: Gpu, recording: Arc<Recording>, table: &WeightTable) -> Result<Self> {
-        Self::with_options(gpu, recording, table, Options::default()).await
-    }
-
-    /// The same with options.
-    pub async fn with_options(
-        gpu: Gpu,
-        recording: Arc<Recording>,
-        table: &WeightTable,
-        mut options: Options,
-    ) -> Result<Self> {
+    pub async fn new(gpu: &Gpu, recording: &Arc<Recording>, table: &WeightTable, mut options: Options) -> Result<Self> {
         let limits = gpu.device.limits();
         options.binding_bytes =
             options.binding_bytes.min(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size);
@@ -126,15 +114,15 @@ impl GpuExecutor {
         options.max_positions = options.max_positions.min((options.binding_bytes / row) as usize);
         let capacity = options.first_positions.min(options.max_positions).max(1);
 
-        let plan = Plan::new(&recording, table, options.binding_bytes);
+        let plan = Plan::new(recording, table, options.binding_bytes);
         let weights = gpu
             .guarded("no room for the weights", || {
-                GpuWeights::allocate(&gpu, &plan, &recording, table, options.binding_bytes)
+                GpuWeights::allocate(gpu, &plan, recording, table, options.binding_bytes)
             })
             .await?;
-        let (activations, shared) = places(&recording, &plan.shared, &options)?;
+        let (activations, shared) = places(recording, &plan.shared, &options)?;
         let offsets: Vec<u32> = activations.iter().map(|a| (a.offset / 4) as u32).collect();
-        let planner = |mode| Planner { recording: &recording, table, matrices: &weights, offsets: &offsets, mode };
+        let planner = |mode| Planner { recording, table, matrices: &weights, offsets: &offsets, mode };
         let decode = plan.dispatches(&planner(Mode::Decode))?;
         let prefill = plan.dispatches(&planner(Mode::Prefill))?;
         let argmax = plan.argmax(&planner(Mode::Decode))?;
@@ -163,7 +151,7 @@ impl GpuExecutor {
                     tokens: buffer("tokens", (options.max_tokens * 4) as u64, STORAGE),
                     step: buffer("step", 16, uniform),
                     params: buffer("params", slots * ALIGNMENT, uniform),
-                    scratch: buffer("scratch", scratch_bytes(&recording, capacity), STORAGE),
+                    scratch: buffer("scratch", scratch_bytes(recording, capacity), STORAGE),
                     unused: buffer("unused", 16, STORAGE),
                     weights,
                 })
@@ -177,7 +165,7 @@ impl GpuExecutor {
         let mut executor = Self {
             vocabulary: embeddings.min().unwrap_or(usize::MAX),
             gpu: gpu.clone(),
-            recording: Arc::clone(&recording),
+            recording: Arc::clone(recording),
             options,
             buffers,
             pipelines: Pipelines::default(),
@@ -185,7 +173,6 @@ impl GpuExecutor {
             prefill: Vec::new(),
             argmax: None,
             capacity,
-            tokens: 0,
             staging: Vec::new(),
         };
         gpu.guarded("a shader was refused", || {
@@ -224,36 +211,47 @@ impl GpuExecutor {
         self.plan(step).iter().filter(|b| matches!(b.dispatch.grid.of(step), Ok(Some(_)))).count()
     }
 
-    /// Runs operations of the recording for a step, and does not wait for them.
-    ///
-    /// Operations that run as one cannot be cut between: cut only where [`Recording::stages`] does.
-    pub fn run(&mut self, step: Step, tokens: &[u32], ops: Range<usize>) -> Result<()> {
+    /// Runs one step, and does not wait for it.
+    pub fn run(&mut self, step: Step, tokens: &[u32]) -> Result<()> {
         self.begin(step, Some(tokens))?;
         let mut encoder = self.encoder();
-        self.encode(&mut encoder, step, ops, None)?;
+        self.encode(&mut encoder, step, 0..self.recording.ops.len(), None)?;
         self.gpu.queue.submit([encoder.finish()]);
         self.gpu.check()
     }
 
-    /// The logits of the last step: `[V]`.
-    pub async fn logits(&self) -> Result<Vec<f32>> {
-        self.read(self.recording.logits.ok_or_else(no_logits)?).await
+    /// Runs one step and returns the values of the recording's stages, with their names.
+    pub async fn run_stages(&mut self, step: Step, tokens: &[u32]) -> Result<Vec<(String, Vec<f32>)>> {
+        self.begin(step, Some(tokens))?;
+        let mut encoder = self.encoder();
+        let mut done = 0;
+        let mut copies = Vec::new();
+        for (name, id, ops) in &self.recording.stages {
+            self.encode(&mut encoder, step, done..*ops, None)?;
+            done = *ops;
+            copies.push((name.clone(), self.copy_out(&mut encoder, *id, step.tokens)?));
+        }
+        self.encode(&mut encoder, step, done..self.recording.ops.len(), None)?;
+        let submission = self.gpu.queue.submit([encoder.finish()]);
+        let mut stages = Vec::with_capacity(copies.len());
+        for (name, staging) in copies {
+            let bytes = self.gpu.map(&staging, staging.size(), Some(submission.clone())).await?;
+            stages.push((name, bytemuck::pod_collect_to_vec(&bytes)));
+        }
+        Ok(stages)
     }
 
-    /// Values of a buffer after the last step: a row for each of its tokens, or one.
-    pub async fn read(&self, id: BufferId) -> Result<Vec<f32>> {
-        let place = self.activation(id)?;
-        let info = self.recording.info(id);
-        let rows = if info.rows == Rows::One { 1 } else { self.tokens };
-        let bytes = (rows * info.cols * 4) as u64;
-        if bytes == 0 {
-            return Ok(Vec::new());
-        }
-        let staging = self.staging_buffer(bytes);
+    /// The logits of the last step: `[V]`.
+    pub async fn logits(&self) -> Result<Vec<f32>> {
+        self.read(self.recording.logits.ok_or_else(no_logits)?, 1).await
+    }
+
+    /// The first `tokens` rows of a buffer, or its one row.
+    pub async fn read(&self, id: BufferId, tokens: usize) -> Result<Vec<f32>> {
         let mut encoder = self.encoder();
-        encoder.copy_buffer_to_buffer(&self.buffers.shared[place.buffer], place.offset, &staging, 0, bytes);
+        let staging = self.copy_out(&mut encoder, id, tokens)?;
         let submission = self.gpu.queue.submit([encoder.finish()]);
-        Ok(bytemuck::pod_collect_to_vec(&self.gpu.map(&staging, bytes, Some(submission)).await?))
+        Ok(bytemuck::pod_collect_to_vec(&self.gpu.map(&staging, staging.size(), Some(submission)).await?))
     }
 
     /// Overwrites the head of a buffer: to start in the middle of a recording.
@@ -375,7 +373,6 @@ impl GpuExecutor {
             return Err(Error::format("token id", reason));
         }
         self.grow(step.position + step.tokens)?;
-        self.tokens = step.tokens;
         let queue = &self.gpu.queue;
         let params = StepParams { position: step.position as u32, tokens: step.tokens as u32 };
         queue.write_buffer(&self.buffers.step, 0, bytemuck::bytes_of(&params));
@@ -435,6 +432,25 @@ impl GpuExecutor {
     fn activation(&self, id: BufferId) -> Result<&Activation> {
         let found = self.buffers.activations.get(id.0 as usize);
         found.ok_or_else(|| Error::Gpu(format!("this recording has no buffer {}", id.0)))
+    }
+
+    /// Encodes the copy of a buffer's rows to one that the CPU can read.
+    fn copy_out(&self, encoder: &mut wgpu::CommandEncoder, id: BufferId, tokens: usize) -> Result<wgpu::Buffer> {
+        let place = self.activation(id)?;
+        let info = self.recording.info(id);
+        let rows = if info.rows == Rows::One { 1 } else { tokens };
+        let bytes = (rows * info.cols * 4) as u64;
+        if bytes == 0 || bytes > place.bytes {
+            return Err(Error::Shape {
+                op: "read",
+                what: info.name.clone(),
+                got: vec![rows],
+                expected: vec![place.bytes as usize / 4 / info.cols.max(1)],
+            });
+        }
+        let staging = self.staging_buffer(bytes);
+        encoder.copy_buffer_to_buffer(&self.buffers.shared[place.buffer], place.offset, &staging, 0, bytes);
+        Ok(staging)
     }
 
     fn encoder(&self) -> wgpu::CommandEncoder {

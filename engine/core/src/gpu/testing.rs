@@ -11,7 +11,7 @@ pub(crate) fn open() -> Option<Gpu> {
     if std::env::var("SOTTO_NO_GPU").is_ok_and(|v| v == "1") {
         return None;
     }
-    match super::open_native() {
+    match pollster::block_on(super::open_native()) {
         Ok(gpu) => Some(gpu),
         Err(error) => panic!("{error}. These tests need Vulkan; SOTTO_NO_GPU=1 leaves them out."),
     }

@@ -46,7 +46,7 @@ impl Bench {
 
     fn try_executor(&self, gpu: &Gpu) -> Result<GpuExecutor> {
         let recording = Arc::new(self.recording.clone());
-        pollster::block_on(GpuExecutor::with_options(gpu.clone(), recording, &self.table, self.options.clone()))
+        pollster::block_on(GpuExecutor::new(gpu, &recording, &self.table, self.options.clone()))
     }
 
     fn executor(&self, gpu: &Gpu) -> GpuExecutor {
@@ -62,11 +62,11 @@ impl Bench {
 }
 
 fn step(executor: &mut GpuExecutor, position: usize, tokens: usize) {
-    executor.run(Step { position, tokens }, &vec![0; tokens], 0..usize::MAX).unwrap();
+    executor.run(Step { position, tokens }, &vec![0; tokens]).unwrap();
 }
 
-fn read(executor: &GpuExecutor, id: BufferId) -> Vec<f32> {
-    pollster::block_on(executor.read(id)).unwrap()
+fn read(executor: &GpuExecutor, id: BufferId, tokens: usize) -> Vec<f32> {
+    pollster::block_on(executor.read(id, tokens)).unwrap()
 }
 
 const TOKENS: [usize; 4] = [1, 3, 17, 64];
@@ -96,7 +96,7 @@ fn check_matmul(gpu: &Gpu, quant: QuantType, n: usize, k: usize, options: &Optio
                         + matmul::reference(&values[n_ * k..(n_ + 1) * k], &input[t * k..(t + 1) * k])
                 })
                 .collect();
-            assert_close(&format!("{quant:?} T {t} N {n} K {k}"), &read(&executor, out), &want, 2e-6);
+            assert_close(&format!("{quant:?} T {t} N {n} K {k}"), &read(&executor, out, t), &want, 2e-6);
         }
     }
 }
@@ -139,11 +139,11 @@ fn a_matrix_beyond_one_binding_is_split_by_rows() {
     let mut executor = bench.executor(&gpu);
     assert_eq!(executor.dispatch_count(Step { position: 0, tokens: 1 }), 10);
     for token in [0, 9, 10, 48] {
-        executor.run(Step { position: 0, tokens: 1 }, &[token], 0..usize::MAX).unwrap();
+        executor.run(Step { position: 0, tokens: 1 }, &[token]).unwrap();
         let row: Vec<f32> = values[token as usize * 576..][..576].iter().map(|v| 2.0 * v).collect();
-        assert_close("embed", &read(&executor, x), &row, 1e-7);
+        assert_close("embed", &read(&executor, x, 1), &row, 1e-7);
         let want: Vec<f32> = values.chunks(576).map(|w| matmul::reference(w, &row)).collect();
-        assert_close("matmul", &read(&executor, out), &want, 2e-6);
+        assert_close("matmul", &read(&executor, out, 1), &want, 2e-6);
     }
 }
 
@@ -159,10 +159,10 @@ fn embed_matches_its_reference() {
         let mut executor = bench.executor(&gpu);
         for t in TOKENS {
             let tokens: Vec<u32> = (0..t).map(|i| (i * 31 % v) as u32).collect();
-            executor.run(Step { position: 0, tokens: t }, &tokens, 0..usize::MAX).unwrap();
+            executor.run(Step { position: 0, tokens: t }, &tokens).unwrap();
             let want: Vec<f32> =
                 tokens.iter().flat_map(|&i| values[i as usize * d..][..d].iter().map(|v| 1.5 * v)).collect();
-            assert_close(&format!("{quant:?} T {t}"), &read(&executor, out), &want, 1e-7);
+            assert_close(&format!("{quant:?} T {t}"), &read(&executor, out, t), &want, 1e-7);
         }
     }
 }
@@ -184,7 +184,7 @@ fn rms_norm_matches_its_reference() {
                 step(&mut executor, 0, t);
                 let mut want = vec![0.0; t * cols];
                 rms_norm::reference(&input, weighted.then_some(&values), width, 1e-5, &mut want);
-                assert_close(&format!("T {t} n {n} width {width}"), &read(&executor, out), &want, 1e-6);
+                assert_close(&format!("T {t} n {n} width {width}"), &read(&executor, out, t), &want, 1e-6);
             }
         }
     }
@@ -207,7 +207,7 @@ fn rope_matches_its_reference() {
                 for (i, row) in row.chunks_mut(heads * d).enumerate() {
                     rope::reference(row, d, pairing, &rope::angles(&bench.recording.rope[0], position + i));
                 }
-                assert_close(&format!("{pairing:?} d {d} T {t}"), &read(&executor, x), &row, 1e-6);
+                assert_close(&format!("{pairing:?} d {d} T {t}"), &read(&executor, x, t), &row, 1e-6);
             }
         }
     }
@@ -231,7 +231,7 @@ fn gated_activation_matches_its_reference_also_far_out() {
                 executor.write(up, &other).unwrap();
                 step(&mut executor, 0, t);
                 gated_activation::reference(&mut values, &other, activation);
-                assert_close(&format!("{activation:?} T {t}"), &read(&executor, gate), &values, 2e-6);
+                assert_close(&format!("{activation:?} T {t}"), &read(&executor, gate, t), &values, 2e-6);
             }
         }
     }
@@ -248,7 +248,7 @@ fn last_row_copies_the_last_token() {
         let input = Random::new(t as u64).values(t * 49);
         executor.write(x, &input).unwrap();
         step(&mut executor, 0, t);
-        assert_eq!(read(&executor, out), input[(t - 1) * 49..]);
+        assert_eq!(read(&executor, out, t), input[(t - 1) * 49..]);
     }
 }
 
@@ -295,7 +295,7 @@ fn check_attention(gpu: &Gpu, Heads { q: heads, kv, d }: Heads, window: Option<u
             }
         }
         let what = format!("heads {heads}/{kv} d {d} window {window:?} position {position} T {t}");
-        assert_close(&what, &read(&executor, out), &want, 5e-6);
+        assert_close(&what, &read(&executor, out, t), &want, 5e-6);
         position += t;
     }
 }
@@ -396,10 +396,10 @@ fn errors_are_words() {
         Bench { options: Options { max_tokens: 4, max_positions: 10, ..Options::default() }, ..Bench::default() };
     bench.buffer("x", Rows::PerToken, 4);
     let mut executor = bench.executor(&gpu);
-    assert!(executor.run(Step { position: 0, tokens: 5 }, &[0; 5], 0..usize::MAX).is_err());
-    assert!(executor.run(Step { position: 0, tokens: 2 }, &[0; 3], 0..usize::MAX).is_err());
-    assert!(executor.run(Step { position: 0, tokens: 0 }, &[], 0..usize::MAX).is_err());
-    let full = executor.run(Step { position: 8, tokens: 4 }, &[0; 4], 0..usize::MAX).unwrap_err();
+    assert!(executor.run(Step { position: 0, tokens: 5 }, &[0; 5]).is_err());
+    assert!(executor.run(Step { position: 0, tokens: 2 }, &[0; 3]).is_err());
+    assert!(executor.run(Step { position: 0, tokens: 0 }, &[]).is_err());
+    let full = executor.run(Step { position: 8, tokens: 4 }, &[0; 4]).unwrap_err();
     assert!(full.to_string().contains("10"), "{full}");
-    executor.run(Step { position: 6, tokens: 4 }, &[0; 4], 0..usize::MAX).unwrap();
+    executor.run(Step { position: 6, tokens: 4 }, &[0; 4]).unwrap();
 }

@@ -60,9 +60,9 @@ pub struct Params {
     activation: u32,
     eps: f32,
     unused: [u32; 3],
-    starts: [u32; MOST],
-    offsets: [u32; MOST],
-    widths: [u32; MOST],
+    starts: [u32; 4],
+    offsets: [u32; 4],
+    widths: [u32; 4],
 }
 
 /// Products that one dispatch can hold.
@@ -133,7 +133,7 @@ impl Products<'_> {
             accumulate: u32::from(store == Store::Add),
             has_bias: u32::from(self.products.iter().any(|p| p.bias.is_some())),
             tokens: tokens.own(),
-            starts: [u32::MAX; MOST],
+            starts: [u32::MAX; 4],
             ..Params::zeroed()
         };
         for (i, product) in self.products.iter().enumerate().take(MOST) {
