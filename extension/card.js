@@ -34,9 +34,10 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     header:active { cursor: grabbing; }
     header h2 { flex: 1; min-width: 0; font-size: var(--body); font-weight: 650; line-height: 1.35; }
     header small { display: block; font-size: var(--small); font-weight: 400; color: var(--muted); }
-    .body { overflow-y: auto; overscroll-behavior: contain; padding: 4px 16px 12px; scrollbar-width: thin; scrollbar-color: var(--line) transparent; }
-    footer { padding: 6px 16px 8px; border-top: 1px solid var(--line); }
-    footer .progress { padding-top: 4px; }
+    .body { overflow-y: auto; overscroll-behavior: contain; padding: 4px 16px 0; scrollbar-width: thin; scrollbar-color: var(--line) transparent; }
+    /* In sight at the foot of a long answer. */
+    .controls { position: sticky; bottom: 0; margin-inline: -16px; padding: 6px 16px; background: var(--paper); border-top: 1px solid var(--line); }
+    .controls .progress { padding-top: 4px; }
   `
 
   /** @param {Task} task @param {Source['kind']} kind */
@@ -65,7 +66,6 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     #host = h(/** @type {'div'} */ (NAME))
     #status = h('p', { class: 'hidden-text', role: 'status' })
     #body = h('div', { class: 'body' })
-    #footer = h('footer')
     #card
     #port
 
@@ -82,7 +82,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         mark(),
         h('h2', {}, heading(order.task, source.kind), h('small', {}, coverage + unread)),
         h('button', { type: 'button', class: 'round', 'aria-label': 'Close', title: 'Close (Esc)', 'data-action': 'close', click: () => this.close() }, icon('close')))
-      this.#card = h('section', { class: 'sotto card', role: 'dialog', 'aria-label': `Sotto: ${heading(order.task, source.kind)}`, tabindex: '-1', keydown: (event) => this.#key(event) }, header, this.#body, this.#footer, this.#status)
+      this.#card = h('section', { class: 'sotto card', role: 'dialog', 'aria-label': `Sotto: ${heading(order.task, source.kind)}`, tabindex: '-1', keydown: (event) => this.#key(event) }, header, this.#body, this.#status)
       const shadow = this.#host.attachShadow({ mode: 'open' })
       const sheet = new CSSStyleSheet()
       sheet.replaceSync(css)
@@ -116,13 +116,12 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       const view = new AnswerView({
         onStop: () => this.#port.send({ type: 'stop', request: this.#request }),
         onRetry: () => this.ask(),
-        onPassage: (passage) => { __sotto.showPassage(passage) },
+        onPassage: (passage) => __sotto.showPassage(passage),
         onReplace: this.#source.kind === 'field' ? (text) => this.#replace(text) : undefined,
         announce: (text) => { this.#status.textContent = text }
       })
       this.#view = view
-      this.#body.replaceChildren(view.element, view.details)
-      this.#footer.replaceChildren(view.progress, view.actions)
+      this.#body.replaceChildren(view.element)
       this.#port.send({ type: 'ask', request: this.#request, conversation: this.#conversation, task: this.#order.task, source: this.#source })
     }
 
@@ -131,6 +130,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       removeEventListener('pagehide', this.#leave)
       removeEventListener('resize', this.#keepInside)
       this.#host.remove()
+      __sotto.clearPassage()
       if (current === this) current = null
       if (this.#focusBefore instanceof HTMLElement && this.#focusBefore.isConnected) this.#focusBefore.focus({ preventScroll: true })
     }
@@ -143,7 +143,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
     /** @param {string} text */
     #replace (text) {
-      const result = __sotto.replaceText(text)
+      const result = __sotto.replaceText(text, this.#source.text)
       if (result.ok) return this.close()
       this.#view?.apply({ kind: 'notice', text: result.message })
     }
@@ -205,8 +205,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   }
 
   /** @param {CardOrder} order @returns {Source} */
-  function readSource ({ from, source, selectionText, incognito }) {
-    if (source?.text.trim()) return { ...source, incognito }
+  function readSource ({ from, selectionText, incognito }) {
     const selection = from === 'page' ? null : __sotto.readSelection()
     if (selection?.text.trim()) return { ...selection, incognito }
     if (from === 'page' || (from === 'selectionOrPage' && !selectionText.trim())) return { ...__sotto.readPage(), incognito }

@@ -66,7 +66,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     /** @param {string} request @param {string} conversation @param {ToEngine | null} ask */
     #track (request, conversation, ask) {
       this.#open.set(request, { conversation, ask, seq: -1, queued: false, heard: Date.now(), resumed: false })
-      this.#watch ||= setInterval(() => this.#checkSilence(), 5000)
+      this.#watch ||= setInterval(() => this.#checkSilence(), 2000)
     }
 
     #connect () {
@@ -85,7 +85,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
           const port = chrome.runtime.connect({ name: 'sotto' })
           port.onMessage.addListener((message) => this.#receive(message))
           port.onDisconnect.addListener(() => {
-            void chrome.runtime.lastError
+            void chrome.runtime?.lastError
             if (this.#port !== port) return
             this.#port = null
             if (this.#open.size) this.#connect()
@@ -132,9 +132,9 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       this.#attempts = 0
       for (const state of this.#open.values()) state.heard = Date.now()
       if (message.type === 'refused') {
-        // Nothing can be resumed from an engine that does not know the request.
-        this.#onMessage(message)
-        if (message.reason.code !== 'badMessage') this.#failAll(message.reason)
+        // An engine that refuses to go on with what is open will not answer it either.
+        if (this.#open.size && message.reason.code !== 'badMessage') this.#failAll(message.reason)
+        else this.#onMessage(message)
         return
       }
       if (message.type === 'attached') this.#askLost(message.conversation, message.requests)
@@ -161,6 +161,8 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     }
 
     #checkSilence () {
+      // A page is not told when its extension is reloaded under it.
+      if (!chrome.runtime?.id) return this.#failAll(EXTENSION_RELOADED)
       for (const state of this.#open.values()) {
         if (state.queued || Date.now() - state.heard < SILENCE_MS) continue
         if (state.resumed) return this.#failAll(ENGINE_STOPPED)

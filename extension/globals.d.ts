@@ -21,9 +21,7 @@ declare global {
     task: Task
     /** Where the text comes from. */
     from: 'page' | 'selection' | 'selectionOrPage'
-    /** Already read from a frame of the page. */
-    source: PageText | null
-    /** Used when the selection cannot be read. */
+    /** What Chrome says is selected, for a selection that cannot be read (in a frame of another site). */
     selectionText: string
     title: string
     url: string
@@ -33,8 +31,8 @@ declare global {
   }
 
   interface AnswerOptions {
-    /** Shows a passage in the page; without it passages are plain quotes. */
-    onPassage?: (passage: Passage) => void
+    /** Shows a passage in the page, or answers false; without it passages are plain quotes. */
+    onPassage?: (passage: Passage) => boolean | Promise<boolean>
     /** Without it there is no Stop among the actions. */
     onStop?: () => void
     onRetry: () => void
@@ -46,11 +44,10 @@ declare global {
 
   /** One request's updates, drawn. */
   interface AnswerView {
+    /** Carries `data-state`: running, done, stopped or failed. */
     readonly element: HTMLElement
-    /** The line and bar shown while it runs, placed where they stay in sight. */
+    /** The line and bar shown while it runs; may be moved to where they stay in sight. */
     readonly progress: HTMLElement
-    readonly actions: HTMLElement
-    readonly details: HTMLElement
     readonly running: boolean
     readonly failure: Failure | null
     apply(event: EngineEvent): void
@@ -81,10 +78,13 @@ declare global {
     AnswerView: new (options: AnswerOptions) => AnswerView
     EnginePort: new (options: EnginePortOptions) => EnginePort
     openCard: (order: CardOrder) => { shown: boolean, reason?: 'nothingToRead' | 'pdf' }
-    readPage: () => PageText
-    readSelection: () => PageText | null
-    showPassage: (passage: Passage) => unknown
-    replaceText: (text: string) => { ok: boolean, message: string }
+    readPage: (maxWords?: number) => PageText
+    /** Null when nothing is selected. */
+    readSelection: (maxWords?: number) => PageText | null
+    /** False when the page no longer shows it. */
+    showPassage: (passage: Passage) => boolean
+    clearPassage: () => void
+    replaceText: (text: string, original?: string) => { ok: boolean, message: string }
     forgetOnLeave: (conversation: string) => void
   }
 }

@@ -65,7 +65,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     .sotto .round:hover:enabled { background: var(--raised); color: var(--ink); }
 
     .answer { display: flex; flex-direction: column; gap: 14px; }
-    .answer > :empty { display: none; }
+    .answer :is(div, p):empty:not(.bar *) { display: none; }
     .label { display: flex; align-items: center; gap: 6px; font-size: var(--small); font-weight: 600; color: var(--muted); line-height: 1.4; }
     .aside { font-size: var(--small); color: var(--muted); line-height: 1.5; }
 
@@ -101,7 +101,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     .failure strong { font-weight: 600; }
 
     .actions { display: flex; flex-wrap: wrap; align-items: center; gap: 2px; margin-inline: -9px; }
-    .details { margin-top: 8px; font-size: var(--small); color: var(--muted); line-height: 1.5; }
+    .details { font-size: var(--small); color: var(--muted); line-height: 1.5; }
     .details summary { cursor: pointer; width: fit-content; border-radius: 6px; padding-block: 4px; }
     .details summary:hover { color: var(--ink); }
     .details dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; margin: 4px 0 0; font-variant-numeric: tabular-nums; }

@@ -73,11 +73,11 @@ chrome.runtime.onMessage.addListener((message, sender, answer) => {
 
 chrome.contextMenus.onClicked.addListener((info, tab) => {
   const entry = MENU.find(({ id }) => id === info.menuItemId)
-  if (tab && entry?.task) answer(tab, entry.task, entry.from ?? 'selection', info.selectionText ?? '', info.frameId ?? 0)
+  if (tab && entry?.task) answer(tab, entry.task, entry.from ?? 'selection', info.selectionText ?? '')
 })
 
 chrome.commands.onCommand.addListener((command, tab) => {
-  if (tab && command === 'summarize') answer(tab, { kind: 'summarize' }, 'selectionOrPage', '', 0)
+  if (tab && command === 'summarize') answer(tab, { kind: 'summarize' }, 'selectionOrPage', '')
 })
 
 /**
@@ -86,32 +86,18 @@ chrome.commands.onCommand.addListener((command, tab) => {
  * @param {Task} task
  * @param {CardOrder['from']} from
  * @param {string} selectionText
- * @param {number} frameId
  */
-async function answer (tab, task, from, selectionText, frameId) {
+async function answer (tab, task, from, selectionText) {
   const about = { task, from, selectionText, title: tab.title ?? '', url: tab.url ?? '', incognito: tab.incognito, tabId: Number(tab.id) }
   try {
     if (about.url.startsWith('view-source:')) throw new Error('view-source')
-    // A frame of the page's own site can be read, but the card belongs to the page: a frame may be too small for it.
-    const source = frameId ? await readFrame(about.tabId, frameId) : null
     const target = { tabId: about.tabId }
     const { documentId } = await run({ target, files: CARD_FILES })
-    const { result } = await run({ target, func: (order) => __sotto.openCard(order), args: [{ ...about, documentId, source }] })
+    const { result } = await run({ target, func: (order) => __sotto.openCard(order), args: [{ ...about, documentId }] })
     if (result?.shown) return
     await showInPopup(about, result?.reason === 'pdf' ? unreadable(about.url, 'pdf') : NOTHING_TO_READ)
   } catch (error) {
     await showInPopup(about, unreadable(about.url, error))
-  }
-}
-
-/** @param {number} tabId @param {number} frameId @returns {Promise<PageText | null>} */
-async function readFrame (tabId, frameId) {
-  try {
-    const target = { tabId, frameIds: [frameId] }
-    await run({ target, files: CARD_FILES.slice(0, 1) })
-    return (await run({ target, func: () => __sotto.readSelection() })).result ?? null
-  } catch {
-    return null
   }
 }
 

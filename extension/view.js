@@ -98,14 +98,14 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   /** @param {string} block @returns {HTMLElement} */
   function renderBlock (block) {
     const heading = /^#{1,6}\s+(.*)/.exec(block)
-    if (heading) return h('h4', {}, ...inline(heading[1]))
+    if (heading) return h('h4', { dir: 'auto' }, ...inline(heading[1]))
     if (block.startsWith('```')) return h('pre', { tabindex: '0' }, h('code', {}, block.replace(/^```.*\n?/, '').replace(/\n?```\s*$/, '')))
     if (isList(block)) {
-      const items = block.split('\n').map((line) => h('li', {}, ...inline(line.replace(/^\s*([-*+]|\d+[.)])\s+/, ''))))
+      const items = block.split('\n').map((line) => h('li', { dir: 'auto' }, ...inline(line.replace(/^\s*([-*+]|\d+[.)])\s+/, ''))))
       const first = /^\s*(\d+)/.exec(block)
       return first ? h('ol', { start: first[1] }, ...items) : h('ul', {}, ...items)
     }
-    return h('p', {}, ...inline(block.replace(/\n/g, ' ')))
+    return h('p', { dir: 'auto' }, ...inline(block.replace(/\n/g, ' ')))
   }
 
   const markdown = (/** @type {string} */ text) => blocks(text).map(renderBlock)
@@ -148,9 +148,10 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     progress = h('div', { class: 'progress' }, this.#progressText, this.#bar)
     #notices = h('div', {})
     #failureBox = h('div', { class: 'failure', hidden: true })
-    actions = h('div', { class: 'actions' })
-    details = h('details', { class: 'details', hidden: true })
-    element = h('div', { class: 'answer' }, this.#passagesBox, this.#draft, this.#notices, this.#failureBox)
+    #actions = h('div', { class: 'actions' })
+    #details = h('details', { class: 'details', hidden: true })
+    element = h('div', { class: 'answer', 'data-state': 'running' }, this.#passagesBox, this.#draft, this.#notices, this.#failureBox, this.#details,
+      h('div', { class: 'controls' }, this.progress, this.#actions))
 
     /** @param {AnswerOptions} options */
     constructor (options) {
@@ -186,17 +187,21 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     /** @param {Extract<EngineEvent, { kind: 'passages' }>} event */
     #showPassages (event) {
       this.#passages = event
-      const { onPassage } = this.#options
+      const { onPassage, announce } = this.#options
+      const note = h('p', { class: 'aside' }, event.note)
       const item = (/** @type {Passage} */ passage) => h('li', {}, onPassage
-        ? h('button', { type: 'button', class: 'passage', title: 'Show in the page', click: () => onPassage(passage) }, passage.text)
-        : h('blockquote', { class: 'passage' }, passage.text))
+        ? h('button', { type: 'button', class: 'passage', dir: 'auto', title: 'Show in the page', click: async () => {
+            note.textContent = await onPassage(passage) ? event.note : 'The page no longer shows this sentence.'
+            if (note.textContent !== event.note) announce(note.textContent)
+          } }, passage.text)
+        : h('blockquote', { class: 'passage', dir: 'auto' }, passage.text))
       this.#passagesBox.replaceChildren(...[
         event.label ? h('h3', { class: 'label' }, icon('quote'), event.label) : null,
         event.items.length ? h('ul', {}, ...event.items.map(item)) : null,
-        event.note ? h('p', { class: 'aside' }, event.note) : null
+        note
       ].filter((node) => node !== null))
       this.#passagesBox.hidden = false
-      if (event.items.length) this.#options.announce(`${event.label}: ${event.items.length}`)
+      if (event.items.length) announce(`${event.label}: ${event.items.length}`)
       this.#drawActions()
     }
 
@@ -272,6 +277,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     /** @param {'done' | 'stopped' | 'failed'} how @param {Stats | null} stats */
     #end (how, stats) {
       this.running = false
+      this.element.dataset.state = how
       this.#draw()
       this.#prose.setAttribute('aria-busy', 'false')
       this.progress.hidden = true
@@ -302,8 +308,8 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         ['Context used', stats.contextSize ? `${number(stats.contextUsed)} of ${number(stats.contextSize)} tokens` : '']
       ].filter(([, value]) => value)
       if (!rows.length) return
-      this.details.replaceChildren(h('summary', {}, 'Details'), h('dl', {}, ...rows.flatMap(([name, value]) => [h('dt', {}, name), h('dd', {}, value)])))
-      this.details.hidden = false
+      this.#details.replaceChildren(h('summary', {}, 'Details'), h('dl', {}, ...rows.flatMap(([name, value]) => [h('dt', {}, name), h('dd', {}, value)])))
+      this.#details.hidden = false
     }
 
     #drawActions () {
@@ -325,8 +331,8 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       if (this.running && onStop) buttons.push(button('stop', 'Stop', onStop))
       if (!this.running) buttons.push(button('retry', this.failure ? 'Try again' : 'Retry', onRetry))
       // A button that keeps its place keeps the focus too.
-      const focused = /** @type {ShadowRoot | Document} */ (this.actions.getRootNode()).activeElement?.getAttribute('data-action')
-      this.actions.replaceChildren(...buttons)
+      const focused = /** @type {ShadowRoot | Document} */ (this.#actions.getRootNode()).activeElement?.getAttribute('data-action')
+      this.#actions.replaceChildren(...buttons)
       if (focused) buttons.find((b) => b.dataset.action === focused || (focused === 'stop' && b.dataset.action === 'retry'))?.focus()
     }
   }

@@ -130,12 +130,12 @@ function addTurn (request, task) {
       if (view.failure?.code === 'conversationGone' || view.failure?.code === 'engineStopped') known = false
       ask(task)
     },
-    onPassage: where ? ({ text, start, end }) => show(where, { text, start, end }) : undefined
+    onPassage: where ? (passage) => show(where, passage) : undefined
   })
   turns.set(request, view)
   empty.hidden = true
   fresh.hidden = false
-  const turn = h('section', { class: 'turn' }, h('h2', {}, heading(task)), view.element, view.actions, view.details)
+  const turn = h('section', { class: 'turn' }, h('h2', {}, heading(task)), view.element)
   transcript.append(turn)
   showRunning()
   following = turn
@@ -143,12 +143,13 @@ function addTurn (request, task) {
 }
 addEventListener('wheel', () => { following = null }, { passive: true })
 
-/** @param {{ tabId: number, documentId: string }} where @param {{ text: string, start: number, end: number }} passage */
-async function show ({ tabId, documentId }, passage) {
+/** @param {{ tabId: number, documentId: string }} where @param {Passage} passage */
+async function show ({ tabId, documentId }, { text, start, end }) {
   try {
-    await run({ target: { tabId, documentIds: [documentId] }, func: (wanted) => { __sotto.showPassage(wanted) }, args: [passage] })
+    const { result } = await run({ target: { tabId, documentIds: [documentId] }, func: (wanted) => __sotto.showPassage(wanted), args: [{ text, start, end }] })
+    return result ?? false
   } catch {
-    announce('The page has changed; this passage cannot be shown.')
+    return false
   }
 }
 

@@ -1,7 +1,7 @@
 //! `inspect`: what a model file holds.
 
 use sotto_core::Result;
-use sotto_core::formats::TensorList;
+use sotto_core::formats::disk;
 use sotto_core::formats::gguf::Value;
 
 use crate::arguments::Arguments;
