@@ -74,13 +74,15 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
   /** Never text of the page: code, pictures, and fields, whose values are the user's own. `sotto-card` is our card. */
   const SKIPPED = new Set(['script', 'style', 'noscript', 'template', 'head', 'meta', 'link', 'title', 'svg', 'canvas', 'audio', 'video', 'img', 'map',
-    'input', 'textarea', 'select', 'option', 'datalist', 'progress', 'meter', 'rt', 'rp', 'embed', 'applet', 'sotto-card'])
+    'input', 'textarea', 'select', 'option', 'datalist', 'output', 'progress', 'meter', 'rt', 'rp', 'embed', 'applet', 'sotto-card'])
   /** Elements that a flex row makes into blocks although they still read as one line. */
   const INLINE = new Set(['a', 'abbr', 'b', 'bdi', 'bdo', 'button', 'cite', 'code', 'data', 'em', 'i', 'kbd', 'label', 'mark', 'small', 'span', 'strong', 'sub', 'sup', 'time', 'u'])
   const ASIDE_ROLES = new Set(['navigation', 'banner', 'contentinfo', 'complementary', 'search', 'dialog', 'alertdialog', 'menu', 'menubar', 'toolbar', 'tablist', 'tooltip', 'listbox', 'tree'])
   /** Names that authors give to what stands around a text. */
   const ASIDE_NAMES = /(?<!(?:no|has|with|without|is)[-_]?)(?<![a-z])(?:ads?|advert\w*|sponsor(?:s|ed)?|promos?|shar(?:e|ing)|social|newsletter|subscribe|sign-?up|related|recommend(?:ed|ations?)|recirc|trending|most-read|breadcrumbs?|side-?bar|nav|navbar|navigation|menu|toc|masthead|footer|skip-?(?:link|to-content|nav)?|pop-?up|modal|overlay|toolbar|paginat(?:ion|or)|pager|outbrain|taboola)(?![a-z])/i
   const CONSENT_NAMES = /(?<![a-z])(?:cookies?|consent|gdpr|onetrust|cookie-?\w+)(?![a-z])/i
+  /** Links beside a heading that are not a part of it. */
+  const HEADING_TOOLS = /edit-?section|anchor|permalink|header-?link/i
   /** Characters that show nothing, change the direction, or smuggle text: stripped. Joiners stay where scripts and emoji need them. */
   const UNSEEN = /[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufeff\uffa0\ufff9-\ufffb\u{e0000}-\u{e0fff}]+|(?<![\p{M}\p{Extended_Pictographic}\p{Emoji_Modifier}\ufe0f\p{sc=Arabic}\p{sc=Deva}\p{sc=Beng}\p{sc=Mlym}\p{sc=Sinh}\p{sc=Knda}\p{sc=Telu}\p{sc=Taml}\p{sc=Mong}])[\u200c\u200d]+|(?<=[\u200c\u200d])[\u200c\u200d]+|(?<=[\ufe00-\ufe0f])[\ufe00-\ufe0f]+/gu
   const PERHAPS_UNSEEN = /[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\udb40-\udb43]/
@@ -252,7 +254,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
    * @property {string} text of the page, or a mark of ours
    * @property {number} offset where the text begins in its node
    * @property {number} keep white space as it is: 0 no, 1 line breaks, 2 all
-   * @property {number} level of a heading; first number of a list; columns that a cell spans
+   * @property {number} level of a heading; first number of a list; columns that a cell spans; 1 for a paragraph
    * @property {boolean} head a table's head
    * @property {number} parent
    * @property {number} end of an element
@@ -266,6 +268,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
    * @property {number} own those of its own lines
    * @property {number} ownLinks
    * @property {number} good those in paragraphs
+   * @property {number} noise those in labels and menus
    * @property {boolean} hasMain
    * @property {boolean} hasTitle
    */
@@ -318,7 +321,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
     /** @param {number} kind @param {What} what @param {number} parent @returns {Token} */
     const add = (kind, what, parent) => {
-      const token = { kind, what, node: null, text: '', offset: 0, keep: 0, level: 0, head: false, parent, end: 0, aside: 0, editing: false, hint: '', dropped: false, any: 0, chars: 0, links: 0, own: 0, ownLinks: 0, good: 0, hasMain: false, hasTitle: false }
+      const token = { kind, what, node: null, text: '', offset: 0, keep: 0, level: 0, head: false, parent, end: 0, aside: 0, editing: false, hint: '', dropped: false, any: 0, chars: 0, links: 0, own: 0, ownLinks: 0, good: 0, noise: 0, hasMain: false, hasTitle: false }
       tokens.push(token)
       return token
     }
@@ -395,6 +398,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       }
       if (!bounds && (tag === 'button' || role === 'button') && !outer.titled && !hasAttribute(element, 'contenteditable')) return
       if (tag === 'sup' && !bounds && isNoteMark(element)) return
+      if (!bounds && outer.titled && HEADING_TOOLS.test(attribute(element, 'class') ?? '')) return
       const token = open(element, tag, role, inside, outer)
       if (token) {
         token.parent = outer.token
@@ -580,17 +584,18 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       case 'blockquote': what = 'quote'; inside.quoted = true; break
       case 'table': if (role !== 'presentation' && role !== 'none') what = 'table'; break
       case 'tr': what = 'row'; break
-      case 'thead': head = true; break
+      case 'thead': case 'tbody': case 'tfoot': what = ''; break
       case 'th': case 'td':
         what = 'cell'
         level = Math.min(Math.max(parseInt(attribute(element, 'colspan') ?? '1', 10) || 1, 1), 20)
         head = tag === 'th'
         break
       case 'hr': what = 'block'; break
+      case 'p': level = 1; break
       case 'code': case 'kbd': case 'samp': if (!inside.pre && !outer.titled && inline) what = 'code'; break
       case 'q': what = 'quotation'; break
       case 'del': case 's': case 'strike': if (inline) what = 'struck'; break
-      case 'sup': if (/^\s*[-−+]?\d{1,4}\s*$/.test(textContent(element).slice(0, 20))) what = 'power'; break
+      case 'sup': if (/^\s*[-−+]?(?:\d{1,4}|[ikmnptxy])\s*$/.test(textContent(element).slice(0, 20))) what = 'power'; break
       case 'a': inside.link = hasAttribute(element, 'href'); break
     }
     if (role === 'heading' && what !== 'heading') {
@@ -607,7 +612,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     if (!what && !editing) return null
 
     /** @type {Token} */
-    const token = { kind: OPEN, what: what || 'block', node: null, text, offset: 0, keep: 0, level, head, parent: -1, end: 0, aside: 0, editing, hint: '', dropped: false, any: 0, chars: 0, links: 0, own: 0, ownLinks: 0, good: 0, hasMain: false, hasTitle: false }
+    const token = { kind: OPEN, what: what || 'block', node: null, text, offset: 0, keep: 0, level, head, parent: -1, end: 0, aside: 0, editing, hint: '', dropped: false, any: 0, chars: 0, links: 0, own: 0, ownLinks: 0, good: 0, noise: 0, hasMain: false, hasTitle: false }
     if (what && isBlock(what)) {
       token.aside = asideness(element, tag, role, inside, outer)
       if (tag === 'main' || role === 'main') token.hint = 'main'
@@ -646,8 +651,13 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         continue
       }
       if (token.kind !== OPEN) continue
-      if (isBlock(token.what) && token.what !== 'heading') {
-        if ((token.own >= 40 || (token.own >= 25 && token.what !== 'item')) && token.ownLinks < token.own / 2) token.good += token.own - token.ownLinks
+      if (isBlock(token.what) && token.own) {
+        const words = token.own - token.ownLinks
+        // Short items, cells and headings go with the paragraphs around them; other short lines are labels and menus.
+        if (token.ownLinks >= token.own / 2) token.noise += token.own
+        else if (token.own >= 40) token.good += words
+        else if (token.what === 'block' && !token.level) token.noise += token.own
+        else token.good += words / 2
       }
       if (token.aside === 1) token.dropped = token.any < total * 0.4 && !token.hasMain
       else if (token.aside === 2) token.dropped = token.any < total * 0.8 && !token.hasMain
@@ -662,6 +672,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       parent.chars += token.chars
       parent.links += token.links
       parent.good += token.good
+      parent.noise += token.noise
       if (!isBlock(token.what)) {
         parent.own += token.own
         parent.ownLinks += token.ownLinks
@@ -707,13 +718,12 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         i = token.end
         continue
       }
-      if (!token.chars) continue
-      const pure = token.good / token.chars
-      const score = token.good * pure * pure
+      if (!token.good) continue
+      const score = token.good * (token.good / (token.good + token.noise)) ** 1.5
       if (score > most) [best, most] = [i, score]
     }
-    // What stands around it adds its title more often than noise.
-    while (best > 0 && tokens[tokens[best].parent].chars <= tokens[best].chars * 1.2) best = tokens[best].parent
+    // Its title may stand just outside.
+    for (let at = tokens[best].parent; at >= 0 && !tokens[best].hasTitle && tokens[at].chars <= tokens[best].chars * 1.4; at = tokens[at].parent) if (tokens[at].hasTitle) best = at
     return best
   }
 
@@ -886,11 +896,10 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     const prose = tokens[first].good
     /** @type {{ ordered: boolean, number: number, indented: boolean }[]} */
     const lists = []
-    /** Tables being written: whether as rows, cells of this row, whether its head is due. @type {{ data: boolean, cells: number, heads: number, headDue: boolean, rows: number }[]} */
+    /** Tables being written: whether as rows; cells, columns and head cells of this row; whether a head may still come. @type {{ data: boolean, cells: number, columns: number, heads: number, headDue: boolean, rows: number }[]} */
     const tables = []
     let items = 0
     let fence = ''
-    let inHead = false
     /** @type {{ indented: boolean }[]} */
     const opened = []
 
@@ -936,7 +945,9 @@ globalThis.__sotto ??= /** @type {any} */ ({})
             writer.gap(1)
             const list = lists.at(-1)
             if (token.text === 'value' && list) list.number = token.level
-            const marker = list?.ordered ? `${list.number++}. ` : '- '
+            if (writer.flat && list?.number && !writer.glued) writer.put(';')
+            const marker = list?.ordered ? `${list.number}. ` : '- '
+            if (list) list.number++
             indent(marker, ' '.repeat(marker.length))
             items++
             break
@@ -956,7 +967,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
           case 'table': {
             const data = !writer.flat && isData(tokens, i)
             blockGap()
-            tables.push({ data, cells: 0, heads: 0, headDue: true, rows: 0 })
+            tables.push({ data, cells: 0, columns: 0, heads: 0, headDue: true, rows: 0 })
             break
           }
           case 'row':
@@ -966,15 +977,16 @@ globalThis.__sotto ??= /** @type {any} */ ({})
             }
             writer.gap(table.rows++ ? 1 : 2)
             writer.mark('|')
-            table.cells = table.heads = 0
+            table.cells = table.columns = table.heads = 0
             break
           case 'cell':
             if (!table?.data) {
               blockGap()
               break
             }
-            table.cells += token.level
-            if (token.head || inHead) table.heads += token.level
+            table.cells++
+            table.columns += token.level
+            if (token.head) table.heads++
             writer.put(' ')
             writer.glued = true
             writer.flat++
@@ -990,7 +1002,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         }
         continue
       }
-      const { what, head, level } = tokens[token.parent]
+      const { what, level } = tokens[token.parent]
       switch (what) {
         case 'block': case 'heading': blockGap(); break
         case 'list':
@@ -1025,7 +1037,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
           }
           if (table.headDue && table.heads === table.cells && table.cells > 1) {
             writer.lines = 1
-            writer.mark(`|${' --- |'.repeat(table.cells)}`)
+            writer.mark(`|${' --- |'.repeat(table.columns)}`)
           }
           table.headDue = false
           writer.gap(1)
@@ -1045,7 +1057,6 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         case 'struck': writer.put('~~'); break
         case 'apart': writer.gapInLine(); break
       }
-      inHead = head && what === 'block' ? false : inHead
     }
     const text = writer.parts.join('').trimEnd()
     return { text, segments: writer.segments.filter(({ at }) => at < text.length) }
