@@ -21,6 +21,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   /** Bounds on hostile pages; far above what people read. */
   const MAX_NODES = 400_000
   const MAX_CHARS = 6_000_000
+  const MAX_STYLED_DEPTH = 600
   /** Below this share of the visible text, what was taken for the main text is not trusted. */
   const LEAST_SHARE = 0.15
   /** Lists in lists and quotes in quotes deeper than this are not indented further. */
@@ -64,6 +65,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   const hasAttribute = method(Element.prototype.hasAttribute)
   const rectOf = method(Element.prototype.getBoundingClientRect)
   const queryAll = method(Element.prototype.querySelectorAll)
+  const checkVisibility = method(Element.prototype.checkVisibility)
   const assignedNodes = method(HTMLSlotElement.prototype.assignedNodes)
 
   const ELEMENT = 1
@@ -114,7 +116,10 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   /** What an element inherits from those around it, as far as seeing and writing are concerned.
    *  @typedef {object} Around
    *  @property {Window & typeof globalThis} view
+   *  @property {number} depth
    *  @property {CSSStyleDeclaration | null} style of the element itself
+   *  @property {string} own the element's display
+   *  @property {string} position the element's
    *  @property {string} display of the nearest box
    *  @property {Colour | null} background behind the text; null when it is a picture or mixed
    *  @property {boolean} clipped a background shows through the letters
@@ -128,6 +133,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
    *  @property {boolean} quoted
    *  @property {boolean} pre in preformatted text
    *  @property {number} text 0 not asked yet, 1 its own text is seen, 2 it is not
+   *  @property {number} keep as in a token; -1 not asked yet
    */
 
   /**
@@ -137,54 +143,53 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   function enter (element, tag, around) {
     const { view } = around
     const style = view.getComputedStyle(element)
-    const display = style.display
-    if (display === 'none' || style.contentVisibility === 'hidden' || Number(style.opacity) < 0.05) return null
+    const depth = around.depth + 1
+    // The browser asks all ancestors for each property: deeper than any author writes, only the text's own element is asked.
+    if (depth > MAX_STYLED_DEPTH) return { ...around, depth, style, own: INLINE.has(tag) ? 'inline' : 'block', position: 'static', text: 0, keep: -1 }
+    const { display } = style
+    if (display === 'none' || Number(style.opacity) < 0.05) return null
     /** @type {Around} */
-    const inside = { ...around, style, text: 0 }
-    if (display !== 'contents') inside.display = display
-    const { position } = style
-    const isInline = display === 'inline' || display === 'contents'
-    const isRoot = tag === 'html' || tag === 'body'
-
+    const inside = { ...around, depth, style, own: display, position: 'static', text: 0, keep: -1 }
+    const { backgroundImage } = style
     const behind = colour(style.backgroundColor)
-    if (style.backgroundImage !== 'none') {
+    if (backgroundImage !== 'none') {
       inside.background = null
       if (style.backgroundClip === 'text') inside.clipped = true
     } else if (!behind || (behind[3] > 0 && behind[3] < 0.99)) inside.background = null
     else if (behind[3]) inside.background = behind
-    // Out of the flow it lies over something that only painting would tell.
-    else if (position === 'absolute' || position === 'fixed') inside.background = null
-    if (isInline || isRoot) return inside
+    if (display === 'contents') return inside
+    inside.display = display
+    if (display === 'inline' || tag === 'html' || tag === 'body') return inside
 
-    const { transform } = style
-    const moved = transform !== 'none'
-    if (moved && /^matrix(?:3d)?\(0, 0, 0, 0,/.test(transform)) return null
+    const position = inside.position = style.position
     const placed = position === 'absolute' || position === 'fixed'
+    // Out of the flow it lies over something that only painting would tell.
+    if (placed && behind?.[3] === 0) inside.background = null
+    if (style.contentVisibility === 'hidden') return null
+    const { transform, clipPath } = style
+    if (transform !== 'none' && /^matrix(?:3d)?\(0, 0, 0, 0,/.test(transform)) return null
+    if (clipPath !== 'none' && /^(?:inset\((?:[5-9]\d|1\d\d)(?:\.\d+)?%|circle\(0(?:px|%)?[ )]|polygon\(0(?:px|%)? 0(?:px|%)?(?:, 0(?:px|%)? 0(?:px|%)?)*\))/.test(clipPath)) return null
     if (placed && clippedAway(style)) return null
-    if (style.clipPath !== 'none' && /^(?:inset\((?:[5-9]\d|1\d\d)(?:\.\d+)?%|circle\(0(?:px|%)?[ )]|polygon\(0(?:px|%)? 0(?:px|%)?(?:, 0(?:px|%)? 0(?:px|%)?)*\))/.test(style.clipPath)) return null
 
     if (position === 'fixed' || (position === 'absolute' && !around.window?.positioned)) inside.window = null
-    const margin = parseFloat(style.marginLeft) < -500 || parseFloat(style.marginTop) < -500
-    if (placed || moved || margin || position === 'relative') {
-      const rect = rectOf(element)
-      const empty = !rect.width || !rect.height
-      const scrolled = position !== 'fixed'
-      const right = rect.right + (scrolled ? inside.x : 0)
-      const bottom = rect.bottom + (scrolled ? inside.y : 0)
-      // In a right-to-left page the far side can be scrolled to.
-      const rtl = scrolled && view.getComputedStyle(documentElement(ownerDocument(element))).direction === 'rtl'
-      if (empty ? bottom < 0 : bottom <= 0) return null
-      if (!rtl && (empty ? right < 0 : right <= 0)) return null
-      if (position === 'fixed' && !empty && (rect.left >= view.innerWidth || rect.top >= view.innerHeight)) return null
-      if (rtl && !empty && rect.left >= scrollWidth(documentElement(ownerDocument(element)))) return null
+    const rect = rectOf(element)
+    const empty = !rect.width || !rect.height
+    const right = rect.right + (position === 'fixed' ? 0 : inside.x)
+    const bottom = rect.bottom + (position === 'fixed' ? 0 : inside.y)
+    if (empty ? bottom < 0 : bottom <= 0) return null
+    if (empty ? right < 0 : right <= 0) {
+      // In a right-to-left page the left side can be scrolled to.
+      if (position === 'fixed' || view.getComputedStyle(documentElement(ownerDocument(element))).direction !== 'rtl') return null
     }
-    const { window } = inside
-    if (window) {
-      const rect = rectOf(element)
-      if (rect.width && rect.height && outside(rect, window.rect)) return null
+    if (placed && !empty && rect.left >= view.innerWidth) {
+      if (position === 'fixed' || rect.left + inside.x >= scrollWidth(documentElement(ownerDocument(element)))) return null
     }
-    const { overflowX, overflowY } = style
-    if (overflowX !== 'visible' || overflowY !== 'visible') {
+    if (position === 'fixed' && !empty && rect.top >= view.innerHeight) return null
+    if (inside.window && !empty && outside(rect, inside.window.rect)) return null
+
+    const { overflow } = style
+    if (overflow !== 'visible') {
+      const [overflowX, overflowY = overflowX] = overflow.split(' ')
       const [width, height] = [clientWidth(element), clientHeight(element)]
       const hides = (/** @type {string} */ overflow) => overflow === 'hidden' || overflow === 'clip'
       if ((hides(overflowX) && width <= 1) || (hides(overflowY) && height <= 1)) return null
@@ -193,7 +198,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         inside.x += scrollLeft(element)
         inside.y += scrollTop(element)
       } else if (height < view.innerHeight * 0.9 && (scrollHeight(element) > height + 8 || scrollWidth(element) > width + 8)) {
-        inside.window = { rect: rectOf(element), positioned: position !== 'static' || moved }
+        inside.window = { rect, positioned: position !== 'static' || transform !== 'none' }
       }
     }
     return inside
@@ -214,6 +219,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   function textSeen (element, inside) {
     const style = /** @type {CSSStyleDeclaration} */ (inside.style)
     if (style.visibility !== 'visible') return false
+    if (inside.depth > MAX_STYLED_DEPTH && !checkVisibility(element, { opacityProperty: true, contentVisibilityAuto: false })) return false
     if (parseFloat(style.fontSize) < 2 || parseFloat(style.textIndent) < -400) return false
     const ink = colour(style.getPropertyValue('-webkit-text-fill-color') || style.color)
     if (!ink || inside.clipped) return true
@@ -492,7 +498,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   function ground (view) {
     const top = documentElement(view.document)
     const dark = top && view.getComputedStyle(top).colorScheme.includes('dark')
-    return { view, style: null, display: 'block', background: dark ? null : [255, 255, 255, 1], clipped: false, window: null, x: view.scrollX, y: view.scrollY, token: -1, link: false, titled: false, main: false, quoted: false, pre: false, text: 0 }
+    return { view, depth: 0, style: null, own: 'block', position: 'static', keep: -1, display: 'block', background: dark ? null : [255, 255, 255, 1], clipped: false, window: null, x: view.scrollX, y: view.scrollY, token: -1, link: false, titled: false, main: false, quoted: false, pre: false, text: 0 }
   }
 
   /** @param {What} what */
@@ -501,9 +507,12 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   /** @param {Around} inside */
   function keeps (inside) {
     if (inside.pre) return 2
-    const style = /** @type {any} */ (inside.style)
-    const space = style.whiteSpaceCollapse ?? style.whiteSpace
-    return space === 'collapse' || space === 'normal' || space === 'nowrap' ? 0 : space === 'preserve-breaks' || space === 'pre-line' ? 1 : 2
+    if (inside.keep < 0) {
+      const style = /** @type {any} */ (inside.style)
+      const space = style.whiteSpaceCollapse ?? style.whiteSpace
+      inside.keep = space === 'collapse' || space === 'normal' || space === 'nowrap' ? 0 : space === 'preserve-breaks' || space === 'pre-line' ? 1 : 2
+    }
+    return inside.keep
   }
 
   /** @param {Text} node @param {DOMRect} window */
@@ -528,7 +537,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     if (tag === 'main' || tag === 'html' || tag === 'body') return 0
     const names = `${attribute(element, 'class') ?? ''} ${attribute(element, 'id') ?? ''}`
     if (names.length > 1 && CONSENT_NAMES.test(names)) return 2
-    if (inside.style?.position === 'fixed' || role === 'dialog' || role === 'alertdialog') return 2
+    if (inside.position === 'fixed' || role === 'dialog' || role === 'alertdialog') return 2
     if (tag === 'nav' || tag === 'aside' || ASIDE_ROLES.has(role)) return 1
     if (tag === 'footer') return outer.quoted ? 0 : 1
     if (tag === 'header') return outer.main ? 0 : 1
@@ -542,7 +551,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
    * @returns {Token | null}
    */
   function open (element, tag, role, inside, outer) {
-    const { display } = /** @type {CSSStyleDeclaration} */ (inside.style)
+    const display = inside.own
     const inline = display === 'contents' || display.startsWith('inline') || display.startsWith('ruby')
     /** @type {What | ''} */
     let what = inline ? '' : 'block'
@@ -1128,7 +1137,12 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     // With a little of what follows, so that a sentence that ends here is seen to end.
     const sentences = new Intl.Segmenter(undefined, { granularity: 'sentence' }).segment(text.slice(from, end + 40))
     let to = 0
-    for (const { index } of sentences) if (index + from <= end) to = index
+    let previous = ''
+    for (const { index, segment } of sentences) {
+      // The browser takes the point of an abbreviation for the end of a sentence.
+      if (index + from <= end && !/(?:^|[\s(])(?:\p{L}|Mrs?|Ms|Dr|Prof|St|No|Nr|vs|e\.g|i\.e|z\.\s?B|ca|Fig|approx)\.\s*$/u.test(previous)) to = index
+      previous = segment
+    }
     let kept = text.slice(0, to ? from + to : end).trimEnd()
     const line = kept.lastIndexOf('\n') + 1
     // A row of a table is read whole or not at all.
