@@ -122,7 +122,8 @@ globalThis.__sotto ??= /** @type {any} */ ({})
    *  @property {string} position the element's
    *  @property {string} display of the nearest box
    *  @property {Colour | null} background behind the text; null when it is a picture or mixed
-   *  @property {boolean} clipped a background shows through the letters
+   *  @property {Around} box the nearest one that is not inline
+   *  @property {number} indented whether its first line is pushed out of sight: 0 not asked yet, 1 no, 2 yes
    *  @property {{ rect: DOMRect, positioned: boolean } | null} window that hides what lies outside of it
    *  @property {number} x how far scrolling brings things into view
    *  @property {number} y
@@ -145,20 +146,17 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     const style = view.getComputedStyle(element)
     const depth = around.depth + 1
     // The browser asks all ancestors for each property: deeper than any author writes, only the text's own element is asked.
-    if (depth > MAX_STYLED_DEPTH) return { ...around, depth, style, own: INLINE.has(tag) ? 'inline' : 'block', position: 'static', text: 0, keep: -1 }
+    if (depth > MAX_STYLED_DEPTH) return { ...around, depth, style, own: INLINE.has(tag) ? 'inline' : 'block', position: 'static', indented: 0, text: 0, keep: -1 }
     const { display } = style
     if (display === 'none' || Number(style.opacity) < 0.05) return null
     /** @type {Around} */
-    const inside = { ...around, depth, style, own: display, position: 'static', text: 0, keep: -1 }
-    const { backgroundImage } = style
+    const inside = { ...around, depth, style, own: display, position: 'static', indented: 0, text: 0, keep: -1 }
     const behind = colour(style.backgroundColor)
-    if (backgroundImage !== 'none') {
-      inside.background = null
-      if (style.backgroundClip === 'text') inside.clipped = true
-    } else if (!behind || (behind[3] > 0 && behind[3] < 0.99)) inside.background = null
+    if (!behind || (behind[3] > 0 && behind[3] < 0.99)) inside.background = null
     else if (behind[3]) inside.background = behind
     if (display === 'contents') return inside
     inside.display = display
+    if (display !== 'inline') inside.box = inside
     if (display === 'inline' || tag === 'html' || tag === 'body') return inside
 
     const position = inside.position = style.position
@@ -220,15 +218,33 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     const style = /** @type {CSSStyleDeclaration} */ (inside.style)
     if (style.visibility !== 'visible') return false
     if (inside.depth > MAX_STYLED_DEPTH && !checkVisibility(element, { opacityProperty: true, contentVisibilityAuto: false })) return false
-    if (parseFloat(style.fontSize) < 2 || parseFloat(style.textIndent) < -400) return false
-    const ink = colour(style.getPropertyValue('-webkit-text-fill-color') || style.color)
-    if (!ink || inside.clipped) return true
-    if (ink[3] < 0.05) return false
+    if (parseFloat(style.fontSize) < 2) return false
+    const box = inside.own === 'inline' ? inside.box : inside
+    box.indented ||= parseFloat(/** @type {CSSStyleDeclaration} */ (box.style).textIndent) < -400 ? 2 : 1
+    if (box.indented === 2) return false
+    const ink = colour(style.webkitTextFillColor)
+    if (!ink) return true
+    if (ink[3] < 0.05) return painted(element, inside.view).clipped
     const { background } = inside
     if (!background || ink[3] < 0.99) return true
     const apart = Math.max(Math.abs(ink[0] - background[0]), Math.abs(ink[1] - background[1]), Math.abs(ink[2] - background[2]))
-    return apart > 8 || style.textShadow !== 'none' || overPicture(element)
+    return apart > 8 || style.textShadow !== 'none' || painted(element, inside.view).behind || overPicture(element)
   }
+
+  /** Whether a background image lies behind an element's text, or shows through its letters. @param {Element} element @param {Window} view */
+  function painted (element, view) {
+    let behind = false
+    for (let at = /** @type {Node | null} */ (element), i = 0; at && nodeType(at) === ELEMENT && i < 100; at = above(at), i++) {
+      const { backgroundImage, backgroundClip } = view.getComputedStyle(/** @type {Element} */ (at))
+      if (backgroundImage === 'none') continue
+      if (backgroundClip === 'text') return { behind: true, clipped: true }
+      behind = true
+    }
+    return { behind, clipped: false }
+  }
+
+  /** @param {Node} node */
+  const above = (node) => parentNode(node) ?? (node instanceof ShadowRoot ? host(node) : null)
 
   /** Whether a picture lies behind or before an element, which then may show up against it. @param {Element} element */
   function overPicture (element) {
@@ -361,7 +377,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       if (!text) return
       const blank = !/\S/.test(text)
       const previous = tokens.at(-1)
-      const keep = blank && !inside.pre && previous?.kind !== WORDS ? 0 : keeps(inside)
+      const keep = inside.pre ? 2 : (blank && previous?.kind !== WORDS) || !/[^\S ]| {2}/.test(text) ? 0 : keeps(inside)
       // Between blocks, white space is only how the source is laid out.
       if (blank && !keep && previous && previous.kind !== WORDS && (previous.kind === BREAK || isBlock(previous.what))) return
       if (!inside.text) inside.text = textSeen(element, inside) ? 1 : 2
@@ -498,7 +514,9 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   function ground (view) {
     const top = documentElement(view.document)
     const dark = top && view.getComputedStyle(top).colorScheme.includes('dark')
-    return { view, depth: 0, style: null, own: 'block', position: 'static', keep: -1, display: 'block', background: dark ? null : [255, 255, 255, 1], clipped: false, window: null, x: view.scrollX, y: view.scrollY, token: -1, link: false, titled: false, main: false, quoted: false, pre: false, text: 0 }
+    const around = /** @type {Around} */ ({ view, depth: 0, style: null, own: 'block', position: 'static', keep: -1, display: 'block', indented: 1, background: dark ? null : [255, 255, 255, 1], window: null, x: view.scrollX, y: view.scrollY, token: -1, link: false, titled: false, main: false, quoted: false, pre: false, text: 0 })
+    around.box = around
+    return around
   }
 
   /** @param {What} what */
@@ -506,7 +524,6 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
   /** @param {Around} inside */
   function keeps (inside) {
-    if (inside.pre) return 2
     if (inside.keep < 0) {
       const style = /** @type {any} */ (inside.style)
       const space = style.whiteSpaceCollapse ?? style.whiteSpace
@@ -1301,9 +1318,6 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     }
     return roots
   }
-
-  /** @param {Node} node */
-  const above = (node) => parentNode(node) ?? (node instanceof ShadowRoot ? host(node) : null)
 
   /** The element that a walk over a selection begins at. @param {Bounds} bounds @returns {Element | null} */
   function commonRoot ({ startContainer, endContainer }) {
