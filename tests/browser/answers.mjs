@@ -40,8 +40,8 @@ function collect (where) {
       passagesNote: text(find('.passages .aside')),
       label: text(find('.draft .label')),
       text: text(find('.draft .prose')),
-      running: Boolean(find('.progress')),
-      progress: text(find('.progress')),
+      running: answer.getAttribute('data-state') === 'running',
+      progress: text(find('.progress') ?? shown(document.querySelector('#now .progress'))),
       failure: text(find('.failure')),
       notices: [...answer.querySelectorAll('.notice')].map(text),
       actions: [...answer.querySelectorAll('[data-action]')].map((button) => button.getAttribute('data-action') ?? ''),
@@ -76,9 +76,12 @@ export const button = (page, action) => page.eval((action) => {
   return { x: box.left + box.width / 2, y: box.top + box.height / 2 }
 }, action)
 
-/** The middle of an element of a page. @param {Session} page @param {string} selector */
-export const middle = (page, selector) => page.eval((selector) => {
-  const box = document.querySelector(selector)?.getBoundingClientRect()
+/** The middle of an element of a page or of the card in it. @param {Session} page @param {string} selector */
+export const middleOf = (page, selector) => page.eval((selector) => {
+  const root = document.querySelector('sotto-card')?.shadowRoot
+  const found = document.querySelector(selector) ?? root?.querySelector(selector)
+  found?.scrollIntoView({ block: 'nearest', behavior: 'instant' })
+  const box = found?.getBoundingClientRect()
   if (!box?.width) throw new Error(`${selector} is not drawn`)
   return { x: box.left + box.width / 2, y: box.top + box.height / 2 }
 }, selector)

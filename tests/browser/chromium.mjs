@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { Cdp, Session, expect, sleep, until } from './cdp.mjs'
+import { Cdp, Session, expect, sleep } from './cdp.mjs'
 import { atExit } from './cleanup.mjs'
 
 export const REPOSITORY = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
@@ -190,7 +190,7 @@ export class Tab extends Session {
     await expect('the tab is in front', () => this.eval('document.visibilityState === "visible"'))
   }
 
-  /** @param {string} file @param {Session} [session] */
+  /** @param {string} file */
   async screenshot (file) {
     await screenshot(this, file)
   }
@@ -222,5 +222,3 @@ function readNetLog (path) {
   }
   return { requests, lookups: [...lookups] }
 }
-
-export { until }

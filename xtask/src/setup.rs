@@ -72,7 +72,8 @@ pub(crate) fn pip() -> Result<()> {
 
 /// Node, 20 or newer.
 pub(crate) fn node() -> Result<()> {
-    const ADVICE: &str = "install Node 20 or newer (Debian 13, Ubuntu 25.04: apt-get install nodejs npm; else nodejs.org)";
+    const ADVICE: &str =
+        "install Node 20 or newer (Debian 13, Ubuntu 25.04: apt-get install nodejs npm; else nodejs.org)";
     let version = capture(program("node").arg("--version")).map_err(|_| format!("Node is missing: {ADVICE}"))?;
     let major = version.trim().trim_start_matches('v').split('.').next().and_then(|part| part.parse::<u32>().ok());
     if major.is_some_and(|major| major >= 20) {

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use sotto_core::cpu::CpuPath;
 use sotto_core::generate::{Generator, Progress};
-use sotto_core::sampler::{Sampler, Sampling};
-use sotto_core::tokenizer::{ChatFormat, Detokenizer, Message, Role, Specials};
+use sotto_core::sampler::{Sampler, SamplerOptions};
+use sotto_core::tokenizer::{Detokenizer, Message, Role, Specials};
 use sotto_core::{Error, Result};
 
 use crate::arguments::Arguments;
@@ -17,17 +17,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let model = &opened.model;
     let prompt = match (arguments.text("prompt"), arguments.text("chat")) {
         (Some(text), None) => {
-            let mut ids: Vec<u32> = model.bos.filter(|_| model.tokenizer.adds_bos()).into_iter().collect();
+            let mut ids: Vec<u32> = model.bos.filter(|_| model.tokenizer.add_bos()).into_iter().collect();
             ids.extend(model.tokenizer.encode(text, Specials::Off));
             ids
         }
         (None, Some(text)) => {
-            let format = ChatFormat::detect(&model.tokenizer)?;
-            format.render(&model.tokenizer, &[Message { role: Role::User, content: text }], true)?
+            let message = Message { role: Role::User, content: text.to_owned() };
+            model.chat_format()?.render(&model.tokenizer, &[message], true)?
         }
         _ => return Err(Error::format("generate", "give either --prompt TEXT or --chat TEXT")),
     };
-    let sampling = Sampling {
+    let sampling = SamplerOptions {
         temperature: arguments.number("temperature", 0.0)?,
         top_k: arguments.number("top-k", 0)?,
         top_p: arguments.number("top-p", 1.0)?,
@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     };
     let mut sampler = Sampler::new(sampling)?;
     let mut generator = load::generator(&opened, arguments.device(CpuPath::Fast)?)?;
-    let mut detokenizer = Detokenizer::new(&model.tokenizer);
+    let mut detokenizer = Detokenizer::new(&model.tokenizer, true);
     let mut history = prompt.clone();
     generator.start(&prompt)?;
     for _ in 0..arguments.number("max", 256)? {
@@ -47,10 +47,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
             break;
         }
         history.push(id);
-        print!("{}", detokenizer.push(id));
+        print!("{}", detokenizer.push(&model.tokenizer, id));
         std::io::stdout().flush().map_err(|e| Error::format("standard output", e.to_string()))?;
     }
-    println!("{}", detokenizer.finish());
+    println!("{}", detokenizer.flush());
     Ok(true)
 }
 

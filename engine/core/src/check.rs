@@ -114,9 +114,15 @@ pub fn parse_tensors(bytes: &[u8]) -> Result<Tensors> {
 
 fn compare(name: String, got: &[f32], want: &[f32], tolerance: f32) -> Line {
     if got.len() != want.len() {
-        return Line { name, error: None, detail: format!("{} values, expected {}", got.len(), want.len()), pass: false };
+        return Line {
+            name,
+            error: None,
+            detail: format!("{} values, expected {}", got.len(), want.len()),
+            pass: false,
+        };
     }
-    let error = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, |a, b| if b.is_nan() { b } else { f32::max(a, b) });
+    let error =
+        got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, |a, b| if b.is_nan() { b } else { f32::max(a, b) });
     let pass = error <= tolerance;
     Line { name, error: Some(error), detail: format!("bound {tolerance:.1e}"), pass }
 }
@@ -179,21 +185,15 @@ async fn stages(
     let mut layer_0 = Vec::new();
     for (i, ids) in p.ids.chunks(chunk).enumerate() {
         let step = Step { position: i * chunk, tokens: ids.len() };
-        let mut from = 0;
-        for (s, (name, buffer, until)) in recording.stages.iter().enumerate() {
-            generator.executor().run(step, ids, from..*until)?;
-            from = *until;
-            let is_last = (i + 1) * chunk >= p.ids.len();
-            if is_last || name == "layer.0" {
-                let values = generator.executor().read(*buffer).await?;
-                let cols = recording.info(*buffer).cols;
-                last[s] = values[values.len() - cols..].to_vec();
-                if name == "layer.0" {
-                    layer_0.extend_from_slice(&values);
-                }
+        generator.executor().reserve(step.position + step.tokens).await?;
+        let stages = generator.executor().run_stages(step, ids).await?;
+        for (s, (name, values)) in stages.into_iter().enumerate() {
+            let cols = recording.info(recording.stages[s].1).cols;
+            last[s] = values[values.len() - cols..].to_vec();
+            if name == "layer.0" {
+                layer_0.extend_from_slice(&values);
             }
         }
-        generator.executor().run(step, ids, from..recording.ops.len())?;
     }
     let hidden = tensor(tensors, &format!("{}.hidden", p.name))?;
     let width = hidden.shape.last().copied().unwrap_or(0).max(1);

@@ -17,19 +17,35 @@ pub enum Executor {
 }
 
 impl Executor {
-    /// Runs some of the recording's operations for a step.
-    pub fn run(&mut self, step: Step, tokens: &[u32], ops: core::ops::Range<usize>) -> Result<()> {
+    /// Runs the recording for a step.
+    pub fn run(&mut self, step: Step, tokens: &[u32]) -> Result<()> {
         match self {
-            Self::Cpu(cpu) => cpu.run(step, tokens, ops),
-            Self::Gpu(gpu) => gpu.run(step, tokens, ops),
+            Self::Cpu(cpu) => cpu.run(step, tokens),
+            Self::Gpu(gpu) => gpu.run(step, tokens),
         }
     }
 
-    /// Reads a buffer as the operations run so far left it.
+    /// Runs the recording for a step and returns its stages: name and values.
+    pub async fn run_stages(&mut self, step: Step, tokens: &[u32]) -> Result<Vec<(String, Vec<f32>)>> {
+        match self {
+            Self::Cpu(cpu) => cpu.run_stages(step, tokens),
+            Self::Gpu(gpu) => gpu.run_stages(step, tokens).await,
+        }
+    }
+
+    /// Reads a buffer of one row.
     pub async fn read(&mut self, buffer: BufferId) -> Result<Vec<f32>> {
         match self {
             Self::Cpu(cpu) => Ok(cpu.read(buffer).to_vec()),
-            Self::Gpu(gpu) => gpu.read(buffer).await,
+            Self::Gpu(gpu) => gpu.read(buffer, 1).await,
+        }
+    }
+
+    /// Makes room for `positions` tokens, or says why there is none.
+    pub async fn reserve(&mut self, positions: usize) -> Result<()> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Gpu(gpu) => gpu.reserve(positions).await,
         }
     }
 
@@ -125,7 +141,8 @@ impl Generator {
         let tokens = self.pending.len().min(self.executor.chunk());
         let step = Step { position: self.cached.len(), tokens };
         let chunk: Vec<u32> = self.pending.drain(..tokens).collect();
-        self.executor.run(step, &chunk, 0..self.recording.ops.len())?;
+        self.executor.reserve(step.position + tokens).await?;
+        self.executor.run(step, &chunk)?;
         self.cached.extend_from_slice(&chunk);
         if !self.pending.is_empty() {
             return Ok(Progress::Read { left: self.pending.len() });

@@ -6,7 +6,7 @@ use sotto_core::cpu::CpuPath;
 use sotto_core::formats::gguf::{Gguf, Parsed};
 use sotto_core::formats::{ModelDescription, gguf_rope_divisors};
 use sotto_core::generate::{Executor, Generator};
-use sotto_core::gpu::{self, GpuExecutor};
+use sotto_core::gpu::{self, GpuExecutor, Options};
 use sotto_core::model::Model;
 use sotto_core::weights::WeightStream;
 use sotto_core::{Error, Result};
@@ -89,8 +89,9 @@ impl Host {
                 reader.bytes.get(from..to).map(<[u8]>::to_vec)
             }
         };
-        let model = Model::open(ModelDescription::from_gguf(gguf, divisors.as_deref())?)?;
-        let (mut executor, device) = executor(&model, preference).await?;
+        let model = Model::open(&ModelDescription::from_gguf(gguf, divisors.as_deref())?)?;
+        let context = context.min(model.context);
+        let (mut executor, device) = executor(&model, context, preference).await?;
 
         let start = model.files.first().map_or(0, |f| f.data_start);
         let mut stream = WeightStream::new(&model.weights, 0, start);
@@ -106,37 +107,35 @@ impl Host {
             progress(done);
         }
         stream.finish()?;
-        let context = context.min(model.context);
         let generator = Generator::new(executor, Arc::clone(&model.recording), context);
         Ok(Self { model, generator, device })
     }
 }
 
 /// The best executor there is, and why it is that one.
-async fn executor(model: &Model, preference: Preference) -> Result<(Executor, DeviceWords)> {
+async fn executor(model: &Model, context: usize, preference: Preference) -> Result<(Executor, DeviceWords)> {
     let cpu = |path, reason: String| {
         let device = DeviceWords { name: CPU_NAME.to_owned(), reason };
-        (Executor::Cpu(Box::new(model.cpu(path))), device)
+        Ok((Executor::Cpu(Box::new(model.cpu(path)?)), device))
     };
-    let software = match preference {
-        Preference::Cpu(path) => return Ok(cpu(path, "The CPU was asked for.".to_owned())),
-        Preference::Best => gpu::Software::Refuse,
-        Preference::AnyGpu => gpu::Software::Accept,
-    };
-    let opened = match gpu::open_web(software).await {
-        Ok(device) => {
-            let name = device.name().to_owned();
-            GpuExecutor::new(device, Arc::clone(&model.recording), &model.weights).map(|gpu| (gpu, name))
-        }
-        Err(error) => Err(error),
-    };
-    match (opened, preference) {
-        (Ok((gpu, name)), _) => {
-            let reason = "A graphics adapter that WebGPU can use was found.".to_owned();
+    if let Preference::Cpu(path) = preference {
+        return cpu(path, "The CPU was asked for.".to_owned());
+    }
+    match graphics(model, context, preference == Preference::AnyGpu).await {
+        Ok((gpu, name)) => {
+            let reason = "WebGPU found a graphics adapter.".to_owned();
             Ok((Executor::Gpu(Box::new(gpu)), DeviceWords { name, reason }))
         }
-        (Err(error), Preference::AnyGpu) => Err(error),
-        (Err(Error::Gpu(why)), _) => Ok(cpu(CpuPath::Fast, format!("No graphics adapter can be used: {why}."))),
-        (Err(error), _) => Err(error),
+        Err(Error::Gpu(why)) if preference == Preference::Best => {
+            cpu(CpuPath::Fast, format!("No graphics adapter can be used: {why}."))
+        }
+        Err(error) => Err(error),
     }
+}
+
+async fn graphics(model: &Model, context: usize, accept_software: bool) -> Result<(GpuExecutor, String)> {
+    let gpu = gpu::open_web(accept_software).await?;
+    let options = Options { max_positions: context, ..Options::default() };
+    let executor = GpuExecutor::new(&gpu, &model.recording, &model.weights, options).await?;
+    Ok((executor, gpu.name))
 }

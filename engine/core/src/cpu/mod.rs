@@ -1,8 +1,11 @@
 //! Runs a recording on the CPU: the plain reference, which is the specification, or the fast SIMD path.
 
+pub mod fast;
+
 use std::ops::Range;
 use std::sync::Arc;
 
+use self::fast::{Activations, FastKv, FastMatrix};
 use crate::error::{Error, Result};
 use crate::kernels::matmul::Store;
 use crate::kernels::{self, Attention, Embed, MatMul, Op, rope};
@@ -25,8 +28,10 @@ enum Weight {
     Missing,
     /// A norm's weight or a bias.
     Vector(Vec<f32>),
-    /// The file's own bytes.
+    /// The file's own bytes, for the reference.
     Stored { quant: QuantType, cols: usize, bytes: Vec<u8> },
+    /// Repacked for the fast path.
+    Fast(FastMatrix),
 }
 
 impl Weight {
@@ -38,15 +43,17 @@ impl Weight {
                 let row_bytes = cols / quant.block_len() * quant.block_bytes();
                 quant.dequantize(&bytes[row * row_bytes..(row + 1) * row_bytes], out);
             }
+            Self::Fast(matrix) => matrix.row(row, out),
         }
     }
 }
 
-/// Keys and values of one layer: `[position, K·d]` each.
-struct KvCache {
-    info: KvInfo,
-    k: Vec<f32>,
-    v: Vec<f32>,
+/// Keys and values of one layer.
+enum KvCache {
+    /// f32, `[position, K·d]` each.
+    Plain { info: KvInfo, k: Vec<f32>, v: Vec<f32> },
+    /// The fast path's own layout.
+    Fast(FastKv),
 }
 
 /// A CPU that runs one recording.
@@ -58,20 +65,29 @@ pub struct CpuExecutor {
     buffers: Vec<Vec<f32>>,
     kv: Vec<KvCache>,
     row: Vec<f32>,
+    /// The fast path's int8 form of a buffer, and which one: several products in a row read the same input.
+    activations: Activations,
+    quantized: Option<BufferId>,
 }
 
 impl CpuExecutor {
     /// Makes an executor whose weights are still to stream in.
-    pub fn new(recording: Arc<Recording>, table: &WeightTable, path: CpuPath) -> Self {
-        Self {
+    pub fn new(recording: Arc<Recording>, table: &WeightTable, path: CpuPath) -> Result<Self> {
+        let kv = recording.kv.iter().map(|&info| match path {
+            CpuPath::Reference => Ok(KvCache::Plain { info, k: Vec::new(), v: Vec::new() }),
+            CpuPath::Fast => FastKv::new(info).map(KvCache::Fast),
+        });
+        Ok(Self {
             path,
             weights: (0..table.len()).map(|_| Weight::Missing).collect(),
             shapes: table.iter().map(|(_, s)| (s.rows, s.cols)).collect(),
             buffers: recording.buffers.iter().map(|_| Vec::new()).collect(),
-            kv: recording.kv.iter().map(|&info| KvCache { info, k: Vec::new(), v: Vec::new() }).collect(),
+            kv: kv.collect::<Result<_>>()?,
             row: Vec::new(),
+            activations: Activations::default(),
+            quantized: None,
             recording,
-        }
+        })
     }
 
     /// Which implementation runs.
@@ -79,8 +95,25 @@ impl CpuExecutor {
         self.path
     }
 
-    /// Runs some of the recording's operations for a step; the whole range is a forward pass.
-    pub fn run(&mut self, step: Step, tokens: &[u32], ops: Range<usize>) -> Result<()> {
+    /// Runs the recording for a step.
+    pub fn run(&mut self, step: Step, tokens: &[u32]) -> Result<()> {
+        self.run_ops(step, tokens, 0..self.recording.ops.len())
+    }
+
+    /// Runs the recording for a step and returns its stages: name and values.
+    pub fn run_stages(&mut self, step: Step, tokens: &[u32]) -> Result<Vec<(String, Vec<f32>)>> {
+        let recording = Arc::clone(&self.recording);
+        let (mut stages, mut done) = (Vec::new(), 0);
+        for (name, buffer, until) in &recording.stages {
+            self.run_ops(step, tokens, done..*until)?;
+            done = *until;
+            stages.push((name.clone(), self.read(*buffer).to_vec()));
+        }
+        self.run_ops(step, tokens, done..recording.ops.len())?;
+        Ok(stages)
+    }
+
+    fn run_ops(&mut self, step: Step, tokens: &[u32], ops: Range<usize>) -> Result<()> {
         let recording = Arc::clone(&self.recording);
         for (buffer, info) in self.buffers.iter_mut().zip(&recording.buffers) {
             let rows = match info.rows {
@@ -100,17 +133,11 @@ impl CpuExecutor {
         &self.buffers[buffer.0 as usize]
     }
 
-    /// Forgets everything after `position` tokens.
-    pub fn truncate(&mut self, position: usize) {
-        for cache in &mut self.kv {
-            let width = cache.info.heads * cache.info.head_dim;
-            cache.k.truncate(position * width);
-            cache.v.truncate(position * width);
-        }
-    }
-
     /// Takes a buffer out while an operation writes to it.
     fn take(&mut self, id: BufferId) -> Vec<f32> {
+        if self.quantized == Some(id) {
+            self.quantized = None;
+        }
         core::mem::take(&mut self.buffers[id.0 as usize])
     }
 
@@ -131,35 +158,51 @@ impl CpuExecutor {
             Op::RmsNorm(op) => {
                 let mut out = self.take(op.out);
                 let weight = op.weight.map(|w| self.vector(w));
-                kernels::rms_norm::reference(self.read(op.x), weight, op.width, op.eps, &mut out);
+                let norm = match self.path {
+                    CpuPath::Reference => kernels::rms_norm::reference,
+                    CpuPath::Fast => fast::rms_norm,
+                };
+                norm(self.read(op.x), weight, op.width, op.eps, &mut out);
                 self.put(op.out, out);
                 Ok(())
             }
-            Op::MatMul(op) => self.matmul(op, step),
+            Op::MatMul(op) => self.matmul(op),
             Op::Rope(op) => {
                 let mut x = self.take(op.x);
                 let frequencies = &self.recording.rope[op.table.0 as usize];
                 let width = x.len() / step.tokens;
                 for (t, row) in x.chunks_exact_mut(width).enumerate() {
                     let angles = rope::angles(frequencies, step.position + t);
-                    rope::reference(row, op.head_dim, op.pairing, &angles);
+                    match self.path {
+                        CpuPath::Reference => rope::reference(row, op.head_dim, op.pairing, &angles),
+                        CpuPath::Fast => fast::rope(row, op.head_dim, op.pairing, &angles),
+                    }
                 }
                 self.put(op.x, x);
                 Ok(())
             }
             Op::KvAppend(op) => {
-                let cache = &mut self.kv[op.slot.0 as usize];
-                let width = cache.info.heads * cache.info.head_dim;
-                for (to, from) in [(&mut cache.k, op.k), (&mut cache.v, op.v)] {
-                    to.truncate(step.position * width);
-                    to.extend_from_slice(&self.buffers[from.0 as usize]);
+                let (keys, values) = (&self.buffers[op.k.0 as usize], &self.buffers[op.v.0 as usize]);
+                match &mut self.kv[op.slot.0 as usize] {
+                    KvCache::Plain { info, k, v } => {
+                        let before = step.position * info.heads * info.head_dim;
+                        for (cache, new) in [(k, keys), (v, values)] {
+                            cache.truncate(before);
+                            cache.extend_from_slice(new);
+                        }
+                    }
+                    KvCache::Fast(cache) => cache.append(step.position, keys, values),
                 }
                 Ok(())
             }
             Op::Attention(op) => self.attention(op, step),
             Op::GatedActivation(op) => {
                 let mut gate = self.take(op.gate);
-                kernels::gated_activation::reference(&mut gate, self.read(op.up), op.activation);
+                let gated = match self.path {
+                    CpuPath::Reference => kernels::gated_activation::reference,
+                    CpuPath::Fast => fast::gated_activation,
+                };
+                gated(&mut gate, self.read(op.up), op.activation);
                 self.put(op.gate, gate);
                 Ok(())
             }
@@ -188,9 +231,30 @@ impl CpuExecutor {
         Ok(())
     }
 
-    fn matmul(&mut self, op: &MatMul, _step: Step) -> Result<()> {
+    fn matmul(&mut self, op: &MatMul) -> Result<()> {
         let (rows, cols) = self.shapes[op.weight.0 as usize];
         let mut out = self.take(op.out);
+        if let Weight::Fast(matrix) = &self.weights[op.weight.0 as usize] {
+            let x = &self.buffers[op.x.0 as usize];
+            let tokens = x.len() / cols;
+            if self.quantized != Some(op.x) {
+                self.activations.quantize(x, tokens, cols);
+                self.quantized = Some(op.x);
+            }
+            matrix.matmul(&self.activations, tokens, op.store, &mut out);
+            if let Some(bias) = op.bias.map(|b| self.vector(b)) {
+                for y in out.chunks_exact_mut(rows) {
+                    y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+                }
+            }
+        } else {
+            self.matmul_reference(op, rows, cols, &mut out);
+        }
+        self.put(op.out, out);
+        Ok(())
+    }
+
+    fn matmul_reference(&mut self, op: &MatMul, rows: usize, cols: usize, out: &mut [f32]) {
         let mut row = core::mem::take(&mut self.row);
         row.resize(cols, 0.0);
         let x = self.read(op.x);
@@ -206,39 +270,38 @@ impl CpuExecutor {
             }
         }
         self.row = row;
-        self.put(op.out, out);
-        Ok(())
     }
 
     fn attention(&mut self, op: &Attention, step: Step) -> Result<()> {
         let mut out = self.take(op.out);
         let q = self.read(op.q);
-        let cache = &self.kv[op.slot.0 as usize];
-        let (d, stride) = (cache.info.head_dim, cache.info.heads * cache.info.head_dim);
-        let group = op.heads / cache.info.heads;
-        for t in 0..step.tokens {
-            let visible = op.visible(step.position + t);
-            for h in 0..op.heads {
-                let at = (t * op.heads + h) * d;
-                let first = visible.start * stride + h / group * d;
-                kernels::attention::reference(
-                    &q[at..at + d],
-                    &cache.k[first..],
-                    &cache.v[first..],
-                    stride,
-                    visible.len(),
-                    op.scale,
-                    &mut out[at..at + d],
-                );
-            }
+        match &self.kv[op.slot.0 as usize] {
+            KvCache::Plain { info, k, v } => attention_reference(op, step, q, *info, (k, v), &mut out),
+            KvCache::Fast(cache) => cache.attention(op, step.position, q, &mut out),
         }
         self.put(op.out, out);
         Ok(())
     }
 }
 
+/// Every head of every token by the specification.
+fn attention_reference(op: &Attention, step: Step, q: &[f32], info: KvInfo, kv: (&[f32], &[f32]), out: &mut [f32]) {
+    let (d, stride) = (info.head_dim, info.heads * info.head_dim);
+    let group = op.heads / info.heads;
+    for t in 0..step.tokens {
+        let visible = op.visible(step.position + t);
+        for h in 0..op.heads {
+            let at = (t * op.heads + h) * d;
+            let first = visible.start * stride + h / group * d;
+            let (k, v) = (&kv.0[first..], &kv.1[first..]);
+            let out = &mut out[at..at + d];
+            kernels::attention::reference(&q[at..at + d], k, v, stride, visible.len(), op.scale, out);
+        }
+    }
+}
+
 impl WeightSink for CpuExecutor {
-    fn rows(&mut self, id: WeightId, spec: &WeightSpec, _first_row: usize, bytes: &[u8]) -> Result<()> {
+    fn rows(&mut self, id: WeightId, spec: &WeightSpec, first_row: usize, bytes: &[u8]) -> Result<()> {
         let weight = &mut self.weights[id.0 as usize];
         match spec.role {
             WeightRole::Vector => {
@@ -248,11 +311,19 @@ impl WeightSink for CpuExecutor {
             }
             WeightRole::Matrix | WeightRole::Gathered => {
                 if let Weight::Missing = weight {
-                    let bytes = Vec::with_capacity(spec.location.len as usize);
-                    *weight = Weight::Stored { quant: spec.quant, cols: spec.cols, bytes };
+                    *weight = match self.path {
+                        CpuPath::Reference => Weight::Stored {
+                            quant: spec.quant,
+                            cols: spec.cols,
+                            bytes: Vec::with_capacity(spec.location.len as usize),
+                        },
+                        CpuPath::Fast => Weight::Fast(FastMatrix::new(&spec.name, spec.quant, spec.rows, spec.cols)?),
+                    };
                 }
-                if let Weight::Stored { bytes: stored, .. } = weight {
-                    stored.extend_from_slice(bytes);
+                match weight {
+                    Weight::Stored { bytes: stored, .. } => stored.extend_from_slice(bytes),
+                    Weight::Fast(matrix) => matrix.write_rows(first_row, bytes),
+                    Weight::Missing | Weight::Vector(_) => {}
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! Model files: what they hold, read from their first bytes, and one description that every format gives.
 
+#[cfg(not(target_arch = "wasm32"))]
+pub mod disk;
 pub mod gguf;
 mod gguf_llama;
 mod hf_config;

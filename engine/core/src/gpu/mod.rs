@@ -1,1 +1,20 @@
-//! Placeholder of the first commit.
+//! The graphics device's executor: a recording becomes dispatches, bound once and replayed for each step.
+
+mod device;
+mod executor;
+mod layout;
+pub mod shader;
+mod signal;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+pub use device::Gpu;
+#[cfg(not(target_arch = "wasm32"))]
+pub use device::open_native;
+#[cfg(target_arch = "wasm32")]
+pub use device::open_web;
+pub use executor::{GpuExecutor, Options, StepParams};
+pub use layout::{Element, Packing};

@@ -1,6 +1,9 @@
 //! `gate[t, f] = activation(gate[t, f]) · up[t, f]`, in place on gate.
 
+use crate::error::Result;
+use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params_bytes};
 use crate::recording::BufferId;
+use bytemuck::{Pod, Zeroable};
 
 /// The gate's activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,5 +39,40 @@ pub struct GatedActivation {
 pub fn reference(gate: &mut [f32], up: &[f32], activation: Activation) {
     for (g, u) in gate.iter_mut().zip(up) {
         *g = activation.apply(*g) * u;
+    }
+}
+
+/// Uniform parameters of `gated_activation.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct Params {
+    cols: u32,
+    gelu_tanh: u32,
+    tokens: u32,
+}
+
+/// `gated_activation.wgsl`.
+pub static SHADER: Shader = Shader {
+    files: &["lib/step.wgsl", "gated_activation.wgsl"],
+    entry: "main",
+    params: size_of::<Params>(),
+    bindings: &[(2, Access::Write), (3, Access::Read)],
+};
+
+impl GatedActivation {
+    /// One invocation for each value.
+    pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
+        let cols = planner.cols(self.gate);
+        Ok(vec![Dispatch {
+            shader: &SHADER,
+            constants: Vec::new(),
+            params: params_bytes(Params {
+                cols,
+                gelu_tanh: u32::from(self.activation == Activation::GeluTanh),
+                tokens: planner.tokens(self.gate).own(),
+            }),
+            resources: vec![Resource::Buffer(self.gate), Resource::Buffer(self.up)],
+            grid: Grid::items(cols, planner.tokens(self.gate)),
+        }])
     }
 }

@@ -1,6 +1,9 @@
 //! `out[0, :] = x[T − 1, :]`: only the last token's logits are needed.
 
+use crate::error::Result;
+use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, Tokens, params_bytes};
 use crate::recording::BufferId;
+use bytemuck::{Pod, Zeroable};
 
 /// Copies the last token's row.
 #[derive(Debug, Clone, PartialEq)]
@@ -9,4 +12,33 @@ pub struct LastRow {
     pub x: BufferId,
     /// `[1, D]`.
     pub out: BufferId,
+}
+
+/// Uniform parameters of `last_row.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct Params {
+    cols: u32,
+}
+
+/// `last_row.wgsl`.
+pub static SHADER: Shader = Shader {
+    files: &["lib/step.wgsl", "last_row.wgsl"],
+    entry: "main",
+    params: size_of::<Params>(),
+    bindings: &[(2, Access::Read), (3, Access::Write)],
+};
+
+impl LastRow {
+    /// One invocation for each value.
+    pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
+        let cols = planner.cols(self.x);
+        Ok(vec![Dispatch {
+            shader: &SHADER,
+            constants: Vec::new(),
+            params: params_bytes(Params { cols }),
+            resources: vec![Resource::Buffer(self.x), Resource::Buffer(self.out)],
+            grid: Grid::items(cols, Tokens::One),
+        }])
+    }
 }

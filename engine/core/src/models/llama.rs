@@ -83,7 +83,14 @@ impl Recorder<'_> {
     }
 
     /// `out (+)= W·x + bias`, and the weight's adapter on top when it has one: `out += B·(A·x)`.
-    fn matmul(&mut self, weight: WeightId, bias: Option<WeightId>, x: BufferId, out: BufferId, store: Store) -> Result<()> {
+    fn matmul(
+        &mut self,
+        weight: WeightId,
+        bias: Option<WeightId>,
+        x: BufferId,
+        out: BufferId,
+        store: Store,
+    ) -> Result<()> {
         self.r.push(MatMul { weight, bias, x, out, store });
         if let Some((a, b)) = self.table.get(weight).adapter {
             let (rank, rows) = (self.table.get(a).rows, self.r.info(x).rows);

@@ -1,0 +1,470 @@
+//! The vector primitives that the fast kernels are written over, and the choice of an instruction set.
+//!
+//! Each operation acts on 128 bits: four f32, four i32, eight i16 or sixteen bytes. Operations take references to
+//! fixed-size arrays, so that the kernels need no bounds checks and no `unsafe`.
+
+/// A kernel that runs on any instruction set. Mark `run` `#[inline(always)]`, or the set's code cannot be generated.
+pub(super) trait Kernel {
+    /// What it returns.
+    type Output;
+    /// Runs it.
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// An instruction set. A value of the type is the proof that the processor has it.
+pub(super) trait Simd: Copy {
+    /// Its name in reports.
+    const NAME: &'static str;
+    /// 16 bytes, or integers in them.
+    type I: Copy;
+    /// Four f32.
+    type F: Copy;
+    /// Running sums of four rows over at most 32 products of a code (0..=15) and an int8 input.
+    type Sums: Copy;
+    /// Four inputs of one token, spread over the lanes of four rows.
+    type X: Copy;
+
+    /// Loads 16 bytes.
+    fn bytes(self, b: &[u8; 16]) -> Self::I;
+    /// Stores 16 bytes.
+    fn store_bytes(self, v: Self::I, to: &mut [u8; 16]);
+    /// The low four bits of each byte.
+    fn low_nibbles(self, v: Self::I) -> Self::I;
+    /// The high four bits of each byte.
+    fn high_nibbles(self, v: Self::I) -> Self::I;
+
+    /// Empty sums.
+    fn no_sums(self) -> Self::Sums;
+    /// Spreads four inputs: `bytes` holds them as k, k+2, k+1, k+3, `first` as k, k+1, `second` as k+2, k+3.
+    fn inputs(self, bytes: &[i8; 4], first: &[i16; 2], second: &[i16; 2]) -> Self::X;
+    /// Adds four products for each of four rows; `codes` holds each row's as k, k+2, k+1, k+3.
+    fn dot4(self, sums: Self::Sums, codes: Self::I, x: Self::X) -> Self::Sums;
+    /// The sums of the four rows.
+    fn total(self, sums: Self::Sums) -> Self::F;
+
+    /// Four zeros.
+    fn zero_i32(self) -> Self::I;
+    /// Two inputs of one token, spread over the lanes of four rows.
+    fn pair(self, x: &[i16; 2]) -> Self::I;
+    /// Adds two products for each of four rows, exactly, in i32.
+    fn dot2(self, sums: Self::I, weights: &[i8; 8], x: Self::I) -> Self::I;
+    /// Four i32 as f32.
+    fn to_f32(self, v: Self::I) -> Self::F;
+
+    /// Four f32 that are the same.
+    fn splat(self, v: f32) -> Self::F;
+    /// Loads four f32.
+    fn load(self, v: &[f32; 4]) -> Self::F;
+    /// Stores four f32.
+    fn store(self, v: Self::F, to: &mut [f32; 4]);
+    /// Four f16 times 2^−112: their bits, moved to f32's place. Infinities and NaN become large numbers.
+    fn tiny_halves(self, v: &[u16; 4]) -> Self::F;
+    /// Eight bf16, stored as 0, 4, 1, 5, 2, 6, 3, 7: the first four and the last four.
+    fn bf16(self, v: &[u16; 8]) -> [Self::F; 2];
+    /// `a + b`.
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a − b`.
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a · b`.
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`.
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a · b + c`, rounded once or twice.
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger of each pair; of a NaN, either.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller of each pair; of a NaN, either.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The absolute values.
+    fn abs(self, v: Self::F) -> Self::F;
+    /// Rounds to whole numbers, ties to even.
+    fn nearest(self, v: Self::F) -> Self::F;
+    /// `2^n · v` for whole n in −126..=127; 0 where `x` is below `least`.
+    fn scale_by_power(self, v: Self::F, n: Self::F, x: Self::F, least: f32) -> Self::F;
+    /// `(a0, b0, a1, b1), (a2, b2, a3, b3)` to `(a0..a3), (b0..b3)`.
+    fn unzip(self, low: Self::F, high: Self::F) -> [Self::F; 2];
+    /// The inverse of [`Simd::unzip`].
+    fn zip(self, a: Self::F, b: Self::F) -> [Self::F; 2];
+
+    /// The sum of the four.
+    #[inline(always)]
+    fn sum(self, v: Self::F) -> f32 {
+        let mut a = [0.0; 4];
+        self.store(v, &mut a);
+        (a[0] + a[2]) + (a[1] + a[3])
+    }
+
+    /// The largest of the four.
+    #[inline(always)]
+    fn largest(self, v: Self::F) -> f32 {
+        let mut a = [0.0; 4];
+        self.store(v, &mut a);
+        a[0].max(a[1]).max(a[2].max(a[3]))
+    }
+
+    /// `e^x`, to a relative error of 2e-7·(1 + |x|/16); 0 below −87, and x above 88 is taken as 88.
+    ///
+    /// x = n·ln 2 + r with |r| ≤ ln 2 / 2; e^r is its Taylor polynomial of degree 6, whose first missing term is at most
+    /// 1.2e-7.
+    #[inline(always)]
+    fn exp(self, x: Self::F) -> Self::F {
+        const LEAST: f32 = -87.0;
+        let bounded = self.max(self.splat(LEAST), x);
+        let bounded = self.min(self.splat(88.0), bounded);
+        let n = self.nearest(self.mul(bounded, self.splat(core::f32::consts::LOG2_E)));
+        // ln 2 in two parts: the first has so few digits that n times it is exact.
+        let r = self.mul_add(n, self.splat(-0.693_359_4), bounded);
+        let r = self.mul_add(n, self.splat(2.121_944_4e-4), r);
+        let mut p = self.splat(1.0 / 720.0);
+        for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+            p = self.mul_add(p, r, self.splat(c));
+        }
+        self.scale_by_power(p, n, x, LEAST)
+    }
+}
+
+/// Runs a kernel on the best instruction set of this build and processor.
+#[cfg(target_arch = "wasm32")]
+#[inline(always)]
+pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(wasm::Simd128)
+}
+
+/// Runs a kernel on the best instruction set of this build and processor.
+#[cfg(not(target_arch = "wasm32"))]
+#[inline(always)]
+pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Portable)
+}
+
+/// Plain arrays, for any processor, and the specification of the primitives.
+#[derive(Clone, Copy)]
+#[cfg_attr(target_arch = "wasm32", expect(dead_code, reason = "SIMD128 is always there"))]
+pub(super) struct Portable;
+
+#[inline(always)]
+fn map(f: impl Fn(usize) -> f32) -> [f32; 4] {
+    [f(0), f(1), f(2), f(3)]
+}
+
+impl Simd for Portable {
+    const NAME: &'static str = "portable";
+    type I = [u8; 16];
+    type F = [f32; 4];
+    type Sums = [i32; 4];
+    type X = [i16; 4];
+
+    #[inline(always)]
+    fn bytes(self, b: &[u8; 16]) -> [u8; 16] {
+        *b
+    }
+    #[inline(always)]
+    fn store_bytes(self, v: [u8; 16], to: &mut [u8; 16]) {
+        *to = v;
+    }
+    #[inline(always)]
+    fn low_nibbles(self, v: [u8; 16]) -> [u8; 16] {
+        v.map(|b| b & 15)
+    }
+    #[inline(always)]
+    fn high_nibbles(self, v: [u8; 16]) -> [u8; 16] {
+        v.map(|b| b >> 4)
+    }
+    #[inline(always)]
+    fn no_sums(self) -> [i32; 4] {
+        [0; 4]
+    }
+    #[inline(always)]
+    fn inputs(self, _: &[i8; 4], first: &[i16; 2], second: &[i16; 2]) -> [i16; 4] {
+        [first[0], second[0], first[1], second[1]]
+    }
+    #[inline(always)]
+    fn dot4(self, mut sums: [i32; 4], codes: [u8; 16], x: [i16; 4]) -> [i32; 4] {
+        for (row, sum) in sums.iter_mut().enumerate() {
+            for (i, x) in x.iter().enumerate() {
+                *sum += i32::from(codes[4 * row + i]) * i32::from(*x);
+            }
+        }
+        sums
+    }
+    #[inline(always)]
+    fn total(self, sums: [i32; 4]) -> [f32; 4] {
+        sums.map(|v| v as f32)
+    }
+    #[inline(always)]
+    fn zero_i32(self) -> [u8; 16] {
+        [0; 16]
+    }
+    #[inline(always)]
+    fn pair(self, x: &[i16; 2]) -> [u8; 16] {
+        bytemuck::cast([*x; 4])
+    }
+    #[inline(always)]
+    fn dot2(self, sums: [u8; 16], weights: &[i8; 8], x: [u8; 16]) -> [u8; 16] {
+        let (mut sums, x): ([i32; 4], [i16; 8]) = (bytemuck::cast(sums), bytemuck::cast(x));
+        for (row, sum) in sums.iter_mut().enumerate() {
+            *sum += i32::from(weights[2 * row]) * i32::from(x[0]) + i32::from(weights[2 * row + 1]) * i32::from(x[1]);
+        }
+        bytemuck::cast(sums)
+    }
+    #[inline(always)]
+    fn to_f32(self, v: [u8; 16]) -> [f32; 4] {
+        bytemuck::cast::<_, [i32; 4]>(v).map(|v| v as f32)
+    }
+    #[inline(always)]
+    fn splat(self, v: f32) -> [f32; 4] {
+        [v; 4]
+    }
+    #[inline(always)]
+    fn load(self, v: &[f32; 4]) -> [f32; 4] {
+        *v
+    }
+    #[inline(always)]
+    fn store(self, v: [f32; 4], to: &mut [f32; 4]) {
+        *to = v;
+    }
+    #[inline(always)]
+    fn tiny_halves(self, v: &[u16; 4]) -> [f32; 4] {
+        v.map(|h| f32::from_bits((u32::from(h & 0x8000) << 16) | (u32::from(h & 0x7fff) << 13)))
+    }
+    #[inline(always)]
+    fn bf16(self, v: &[u16; 8]) -> [[f32; 4]; 2] {
+        [0, 1].map(|odd| map(|i| f32::from_bits(u32::from(v[2 * i + odd]) << 16)))
+    }
+    #[inline(always)]
+    fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        map(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn sub(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        map(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    fn mul(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        map(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn div(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        map(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    fn mul_add(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
+        map(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn max(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        map(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn min(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        map(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn abs(self, v: [f32; 4]) -> [f32; 4] {
+        v.map(f32::abs)
+    }
+    #[inline(always)]
+    fn nearest(self, v: [f32; 4]) -> [f32; 4] {
+        v.map(f32::round_ties_even)
+    }
+    #[inline(always)]
+    fn scale_by_power(self, v: [f32; 4], n: [f32; 4], x: [f32; 4], least: f32) -> [f32; 4] {
+        map(|i| if x[i] < least { 0.0 } else { v[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23) })
+    }
+    #[inline(always)]
+    fn unzip(self, low: [f32; 4], high: [f32; 4]) -> [[f32; 4]; 2] {
+        [[low[0], low[2], high[0], high[2]], [low[1], low[3], high[1], high[3]]]
+    }
+    #[inline(always)]
+    fn zip(self, a: [f32; 4], b: [f32; 4]) -> [[f32; 4]; 2] {
+        [[a[0], b[0], a[1], b[1]], [a[2], b[2], a[3], b[3]]]
+    }
+}
+
+/// WebAssembly's 128-bit vectors, with the relaxed dot product where the module is built with it.
+#[cfg(target_arch = "wasm32")]
+mod wasm {
+    use core::arch::wasm32::*;
+
+    use super::Simd;
+
+    /// SIMD128: a module with these instructions does not load without them.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Simd128;
+
+    /// Loads from a reference to at least the bytes the instruction reads; no instruction here needs alignment.
+    macro_rules! load {
+        ($instruction:ident, $from:expr) => {
+            // SAFETY: the reference covers exactly what the instruction reads.
+            unsafe { $instruction(core::ptr::from_ref($from).cast()) }
+        };
+    }
+
+    macro_rules! store {
+        ($v:expr, $to:expr) => {
+            // SAFETY: the reference covers the 16 bytes that are written.
+            unsafe { v128_store(core::ptr::from_mut($to).cast(), $v) }
+        };
+    }
+
+    impl Simd for Simd128 {
+        const NAME: &'static str =
+            if cfg!(target_feature = "relaxed-simd") { "wasm relaxed-simd" } else { "wasm simd128" };
+        type I = v128;
+        type F = v128;
+        type Sums = v128;
+        #[cfg(target_feature = "relaxed-simd")]
+        type X = v128;
+        #[cfg(not(target_feature = "relaxed-simd"))]
+        type X = [v128; 2];
+
+        #[inline(always)]
+        fn bytes(self, b: &[u8; 16]) -> v128 {
+            load!(v128_load, b)
+        }
+        #[inline(always)]
+        fn store_bytes(self, v: v128, to: &mut [u8; 16]) {
+            store!(v, to);
+        }
+        #[inline(always)]
+        fn low_nibbles(self, v: v128) -> v128 {
+            v128_and(v, u8x16_splat(15))
+        }
+        #[inline(always)]
+        fn high_nibbles(self, v: v128) -> v128 {
+            // Engines have no byte shift and build one from more instructions than these two.
+            v128_and(u16x8_shr(v, 4), u8x16_splat(15))
+        }
+        #[inline(always)]
+        fn no_sums(self) -> v128 {
+            i32x4_splat(0)
+        }
+
+        // Relaxed: eight dots of pairs of at most 2·15·128 = 3,840 stay below 32,768, so a block of 32 adds up in i16.
+        #[cfg(target_feature = "relaxed-simd")]
+        #[inline(always)]
+        fn inputs(self, bytes: &[i8; 4], _: &[i16; 2], _: &[i16; 2]) -> v128 {
+            load!(v128_load32_splat, bytes)
+        }
+        #[cfg(target_feature = "relaxed-simd")]
+        #[inline(always)]
+        fn dot4(self, sums: v128, codes: v128, x: v128) -> v128 {
+            // Codes fit 7 bits, where every engine gives the same result.
+            i16x8_add(sums, i16x8_relaxed_dot_i8x16_i7x16(x, codes))
+        }
+        #[cfg(target_feature = "relaxed-simd")]
+        #[inline(always)]
+        fn total(self, sums: v128) -> v128 {
+            f32x4_convert_i32x4(i32x4_dot_i16x8(sums, i16x8_splat(1)))
+        }
+
+        #[cfg(not(target_feature = "relaxed-simd"))]
+        #[inline(always)]
+        fn inputs(self, _: &[i8; 4], first: &[i16; 2], second: &[i16; 2]) -> [v128; 2] {
+            [load!(v128_load32_splat, first), load!(v128_load32_splat, second)]
+        }
+        #[cfg(not(target_feature = "relaxed-simd"))]
+        #[inline(always)]
+        fn dot4(self, sums: v128, codes: v128, x: [v128; 2]) -> v128 {
+            let first = i32x4_dot_i16x8(v128_and(codes, u16x8_splat(255)), x[0]);
+            let second = i32x4_dot_i16x8(u16x8_shr(codes, 8), x[1]);
+            i32x4_add(sums, i32x4_add(first, second))
+        }
+        #[cfg(not(target_feature = "relaxed-simd"))]
+        #[inline(always)]
+        fn total(self, sums: v128) -> v128 {
+            f32x4_convert_i32x4(sums)
+        }
+
+        #[inline(always)]
+        fn zero_i32(self) -> v128 {
+            i32x4_splat(0)
+        }
+        #[inline(always)]
+        fn pair(self, x: &[i16; 2]) -> v128 {
+            load!(v128_load32_splat, x)
+        }
+        #[inline(always)]
+        fn dot2(self, sums: v128, weights: &[i8; 8], x: v128) -> v128 {
+            i32x4_add(sums, i32x4_dot_i16x8(load!(i16x8_load_extend_i8x8, weights), x))
+        }
+        #[inline(always)]
+        fn to_f32(self, v: v128) -> v128 {
+            f32x4_convert_i32x4(v)
+        }
+        #[inline(always)]
+        fn splat(self, v: f32) -> v128 {
+            f32x4_splat(v)
+        }
+        #[inline(always)]
+        fn load(self, v: &[f32; 4]) -> v128 {
+            load!(v128_load, v)
+        }
+        #[inline(always)]
+        fn store(self, v: v128, to: &mut [f32; 4]) {
+            store!(v, to);
+        }
+        #[inline(always)]
+        fn tiny_halves(self, v: &[u16; 4]) -> v128 {
+            let wide = i32x4_shl(load!(i32x4_load_extend_i16x4, v), 13);
+            v128_and(wide, u32x4_splat(0x8fff_e000))
+        }
+        #[inline(always)]
+        fn bf16(self, v: &[u16; 8]) -> [v128; 2] {
+            let v = load!(v128_load, v);
+            [i32x4_shl(v, 16), v128_and(v, u32x4_splat(0xffff_0000))]
+        }
+        #[inline(always)]
+        fn add(self, a: v128, b: v128) -> v128 {
+            f32x4_add(a, b)
+        }
+        #[inline(always)]
+        fn sub(self, a: v128, b: v128) -> v128 {
+            f32x4_sub(a, b)
+        }
+        #[inline(always)]
+        fn mul(self, a: v128, b: v128) -> v128 {
+            f32x4_mul(a, b)
+        }
+        #[inline(always)]
+        fn div(self, a: v128, b: v128) -> v128 {
+            f32x4_div(a, b)
+        }
+        #[inline(always)]
+        fn mul_add(self, a: v128, b: v128, c: v128) -> v128 {
+            #[cfg(target_feature = "relaxed-simd")]
+            return f32x4_relaxed_madd(a, b, c);
+            #[cfg(not(target_feature = "relaxed-simd"))]
+            return f32x4_add(f32x4_mul(a, b), c);
+        }
+        #[inline(always)]
+        fn max(self, a: v128, b: v128) -> v128 {
+            f32x4_pmax(b, a)
+        }
+        #[inline(always)]
+        fn min(self, a: v128, b: v128) -> v128 {
+            f32x4_pmin(b, a)
+        }
+        #[inline(always)]
+        fn abs(self, v: v128) -> v128 {
+            f32x4_abs(v)
+        }
+        #[inline(always)]
+        fn nearest(self, v: v128) -> v128 {
+            f32x4_nearest(v)
+        }
+        #[inline(always)]
+        fn scale_by_power(self, v: v128, n: v128, x: v128, least: f32) -> v128 {
+            let power = i32x4_shl(i32x4_add(i32x4_trunc_sat_f32x4(n), i32x4_splat(127)), 23);
+            v128_andnot(f32x4_mul(v, power), f32x4_lt(x, f32x4_splat(least)))
+        }
+        #[inline(always)]
+        fn unzip(self, low: v128, high: v128) -> [v128; 2] {
+            [i32x4_shuffle::<0, 2, 4, 6>(low, high), i32x4_shuffle::<1, 3, 5, 7>(low, high)]
+        }
+        #[inline(always)]
+        fn zip(self, a: v128, b: v128) -> [v128; 2] {
+            [i32x4_shuffle::<0, 4, 1, 5>(a, b), i32x4_shuffle::<2, 6, 3, 7>(a, b)]
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Chat formats as data, rendered to ids: scaffolding may hold control tokens, contents never do.
+
+use super::{Part, Segment, Specials, Tokenizer};
+use crate::{Error, Result};
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Sets the task before the conversation.
+    System,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What they say: plain text, whatever it looks like.
+    pub content: String,
+}
+
+/// What stands before and after a turn's content.
+type Frame = (&'static str, &'static str);
+
+/// How a model wants a conversation laid out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatFormat {
+    /// Its name, as a model's entry gives it.
+    pub name: &'static str,
+    /// The system turn that is used when the conversation has none.
+    pub default_system: Option<String>,
+    /// Tokens that end the model's turn.
+    pub stops: &'static [&'static str],
+    start: &'static str,
+    system: System,
+    user: Frame,
+    assistant: Frame,
+    generation: &'static str,
+    trims: bool,
+    /// Tokens that the vocabulary must have, else the format is not the model's.
+    needs: &'static [&'static str],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum System {
+    /// A turn of its own.
+    Turn(Frame),
+    /// Inside the first user turn, before its content.
+    InFirstUser(Frame),
+}
+
+const CHATML: ChatFormat = ChatFormat {
+    name: "chatml",
+    default_system: None,
+    stops: &["<|im_end|>", "<|endoftext|>"],
+    start: "",
+    system: System::Turn(("<|im_start|>system\n", "<|im_end|>\n")),
+    user: ("<|im_start|>user\n", "<|im_end|>\n"),
+    assistant: ("<|im_start|>assistant\n", "<|im_end|>\n"),
+    generation: "<|im_start|>assistant\n",
+    trims: false,
+    needs: &["<|im_start|>", "<|im_end|>"],
+};
+
+const LLAMA2: ChatFormat = ChatFormat {
+    name: "llama2",
+    default_system: None,
+    stops: &["</s>"],
+    start: "",
+    system: System::InFirstUser(("<<SYS>>\n", "\n<</SYS>>\n\n")),
+    user: ("<s>[INST] ", " [/INST]"),
+    assistant: (" ", " </s>"),
+    generation: "",
+    trims: true,
+    needs: &["<s>", "</s>"],
+};
+
+const LLAMA3: ChatFormat = ChatFormat {
+    name: "llama3",
+    default_system: None,
+    stops: &["<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"],
+    start: "<|begin_of_text|>",
+    system: System::Turn(("<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>")),
+    user: ("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"),
+    assistant: ("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"),
+    generation: "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    trims: true,
+    needs: &["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+};
+
+const MISTRAL: ChatFormat = ChatFormat {
+    name: "mistral",
+    default_system: None,
+    stops: &["</s>"],
+    start: "<s>",
+    system: System::InFirstUser(("", "\n\n")),
+    user: (" [INST] ", " [/INST]"),
+    assistant: (" ", "</s>"),
+    generation: "",
+    trims: false,
+    needs: &["<s>", "</s>"],
+};
+
+const ZEPHYR: ChatFormat = ChatFormat {
+    name: "zephyr",
+    default_system: None,
+    stops: &["</s>"],
+    start: "",
+    system: System::Turn(("<|system|>\n", "</s>\n")),
+    user: ("<|user|>\n", "</s>\n"),
+    assistant: ("<|assistant|>\n", "</s>\n"),
+    generation: "<|assistant|>\n",
+    trims: false,
+    needs: &["</s>"],
+};
+
+const GEMMA3: ChatFormat = ChatFormat {
+    name: "gemma3",
+    default_system: None,
+    stops: &["<end_of_turn>", "<eos>"],
+    start: "<bos>",
+    system: System::InFirstUser(("", "\n\n")),
+    user: ("<start_of_turn>user\n", "<end_of_turn>\n"),
+    assistant: ("<start_of_turn>model\n", "<end_of_turn>\n"),
+    generation: "<start_of_turn>model\n",
+    trims: true,
+    needs: &["<bos>", "<start_of_turn>", "<end_of_turn>"],
+};
+
+const GEMMA4: ChatFormat = ChatFormat {
+    name: "gemma4",
+    default_system: None,
+    stops: &["<turn|>", "<eos>", "<|tool_response>"],
+    start: "<bos>",
+    system: System::Turn(("<|turn>system\n", "<turn|>\n")),
+    user: ("<|turn>user\n", "<turn|>\n"),
+    assistant: ("<|turn>model\n", "<turn|>\n"),
+    generation: "<|turn>model\n",
+    trims: true,
+    needs: &["<bos>", "<|turn>", "<turn|>"],
+};
+
+const ALL: [ChatFormat; 7] = [CHATML, LLAMA2, LLAMA3, MISTRAL, ZEPHYR, GEMMA3, GEMMA4];
+
+impl ChatFormat {
+    /// The format of this name.
+    pub fn named(name: &str) -> Result<Self> {
+        ALL.into_iter().find(|format| format.name == name).ok_or_else(|| {
+            let known = ALL.map(|format| format.name).join(", ");
+            Error::unsupported(format!("chat format {name:?}"), format!("this engine knows {known}"))
+        })
+    }
+
+    /// Recognizes the format behind a model's Jinja template by the tokens that it writes.
+    pub fn of_template(template: &str) -> Result<Self> {
+        let marks = [
+            ("<|im_start|>", CHATML),
+            ("<|start_header_id|>", LLAMA3),
+            ("<|turn>", GEMMA4),
+            ("<start_of_turn>", GEMMA3),
+            ("<<SYS>>", LLAMA2),
+            ("[INST]", MISTRAL),
+            ("<|user|>", ZEPHYR),
+        ];
+        let known = marks.into_iter().find(|(mark, _)| template.contains(mark));
+        let (_, mut format) = known.ok_or_else(|| {
+            Error::unsupported("tokenizer.chat_template", "it writes none of the turns that this engine knows")
+        })?;
+        if let System::Turn((before, after)) = format.system {
+            format.default_system = literal_system(template, before, after);
+        }
+        Ok(format)
+    }
+
+    /// The conversation as ids, up to where the model goes on when `add_generation_prompt` is set.
+    pub fn render(&self, tokenizer: &Tokenizer, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>> {
+        if let Some(missing) = self.needs.iter().find(|token| tokenizer.control_id(token).is_none()) {
+            return Err(Error::format(
+                "tokenizer",
+                format!("the chat format {} needs the token {missing}, which the vocabulary lacks", self.name),
+            ));
+        }
+        let mut segments = Vec::new();
+        self.lay_out(messages, add_generation_prompt, &mut |text, is_content| {
+            if is_content {
+                segments.push(Segment::Text(text));
+            } else {
+                tokenizer.added.cut(text, true, Specials::On, |part| {
+                    segments.push(match part {
+                        Part::Token(id) => Segment::Token(id),
+                        Part::Text(text, _) => Segment::Text(text),
+                    });
+                });
+            }
+        });
+        Ok(tokenizer.encode_segments(segments))
+    }
+
+    /// The conversation as text, for a person to read.
+    pub fn render_text(&self, messages: &[Message], add_generation_prompt: bool) -> String {
+        let mut text = String::new();
+        self.lay_out(messages, add_generation_prompt, &mut |part, _| text.push_str(part));
+        text
+    }
+
+    /// Ids that end the model's turn.
+    pub fn stop_ids(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        self.stops.iter().filter_map(|stop| tokenizer.control_id(stop)).collect()
+    }
+
+    /// Hands out the text's parts in order, and whether each is a message's content.
+    fn lay_out<'a>(
+        &'a self,
+        messages: &'a [Message],
+        add_generation_prompt: bool,
+        emit: &mut dyn FnMut(&'a str, bool),
+    ) {
+        let mut emit_all = |before: &'a str, content: &'a str, after: &'a str| {
+            emit(before, false);
+            emit(if self.trims { content.trim() } else { content }, true);
+            emit(after, false);
+        };
+        let given = messages.iter().find(|message| message.role == Role::System).map(|message| &message.content);
+        let mut system = given.or(self.default_system.as_ref()).map(String::as_str);
+        emit_all(self.start, "", "");
+        if let (System::Turn((before, after)), Some(content)) = (self.system, system) {
+            emit_all(before, content, after);
+        }
+        for message in messages {
+            match message.role {
+                Role::System => {}
+                Role::User => match (self.system, system.take()) {
+                    (System::InFirstUser((before, after)), Some(content)) => {
+                        emit_all(self.user.0, "", before);
+                        emit_all("", content, after);
+                        emit_all("", &message.content, self.user.1);
+                    }
+                    _ => emit_all(self.user.0, &message.content, self.user.1),
+                },
+                Role::Assistant => emit_all(self.assistant.0, &message.content, self.assistant.1),
+            }
+        }
+        if add_generation_prompt {
+            emit_all(self.generation, "", "");
+        }
+    }
+}
+
+impl Tokenizer {
+    /// Id of a control token by its literal.
+    fn control_id(&self, content: &str) -> Option<u32> {
+        self.added.find(content).or_else(|| self.added_normalized.find(content)).filter(|&id| self.is_special(id))
+    }
+}
+
+/// The system text that a template holds as a literal for conversations without one.
+fn literal_system(template: &str, before: &str, after: &str) -> Option<String> {
+    let template = template.replace("\\n", "\n");
+    let text = template.split(before).nth(1)?.split(after.trim_end()).next()?;
+    (!text.is_empty() && !text.contains(['\'', '"', '{', '}'])).then(|| text.to_owned())
+}

@@ -1,0 +1,4 @@
+//! Tokenizer: real vocabularies against their reference implementations.
+
+mod gguf_metadata;
+mod starter;
