@@ -10,6 +10,7 @@ use super::sentences::{ends_unfinished, is_finished, sentences};
 use serde::{Deserialize, Serialize};
 
 use crate::sampler::{BANNED, Generated, LogitsProcessor};
+use crate::tokenizer::{Specials, Tokenizer};
 
 /// What guards need to know of a tokenizer.
 pub trait TokenText {
@@ -19,6 +20,20 @@ pub trait TokenText {
     fn token_bytes(&self, id: u32) -> Cow<'_, [u8]>;
     /// The ids of a text in which no control token is recognised.
     fn encode_text(&self, text: &str) -> Vec<u32>;
+}
+
+impl TokenText for Tokenizer {
+    fn vocab_len(&self) -> usize {
+        self.vocab_len()
+    }
+
+    fn token_bytes(&self, id: u32) -> Cow<'_, [u8]> {
+        Cow::Borrowed(if self.is_special(id) { &[] } else { self.token_bytes(id) })
+    }
+
+    fn encode_text(&self, text: &str) -> Vec<u32> {
+        self.encode(text, Specials::Off)
+    }
 }
 
 /// Tables over a vocabulary that do not depend on a source: made once per model.
