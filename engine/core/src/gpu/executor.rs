@@ -4,8 +4,6 @@ use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::{Error, Result};
 use crate::kernels::Op;
 use crate::kernels::rope::angles;
@@ -15,7 +13,7 @@ use crate::weights::{WeightId, WeightSink, WeightSpec, WeightTable};
 use super::device::Gpu;
 use super::pipelines::Pipelines;
 use super::plan::{Plan, Planned};
-use super::shader::{Dispatch, Mode, Planner, Resource};
+use super::shader::{Dispatch, Mode, Planner, Resource, params};
 use super::weights::GpuWeights;
 
 /// How an executor divides its work.
@@ -37,12 +35,12 @@ impl Default for Options {
     }
 }
 
-/// The uniform that `shaders/lib/step.wgsl` declares.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub struct StepParams {
-    position: u32,
-    tokens: u32,
+params! {
+    /// The uniform that `shaders/lib/step.wgsl` declares.
+    pub struct StepParams {
+        position: u32,
+        tokens: u32,
+    }
 }
 
 /// Uniform slots and activations in a shared buffer begin at multiples of this: WebGPU's alignment of offsets.
@@ -485,7 +483,7 @@ impl Buffers {
         let part = |buffer, offset, bytes: u64| {
             wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
         };
-        let params = part(&self.params, slot, (dispatch.shader.params as u64).next_multiple_of(16));
+        let params = part(&self.params, slot, (dispatch.shader.params.size as u64).next_multiple_of(16));
         let mut entries = vec![
             wgpu::BindGroupEntry { binding: 0, resource: params },
             wgpu::BindGroupEntry { binding: 1, resource: self.step.as_entire_binding() },
