@@ -254,13 +254,14 @@ impl GpuExecutor {
         let mut encoder = self.encoder();
         self.encode(&mut encoder, step, 0..self.recording.ops.len(), None)?;
         let place = self.activation(id)?;
+        let bytes = self.recording.info(id).cols as u64 * 4;
         let staging = match self.logits_staging.take() {
             Some(staging) => staging,
-            None => self.staging_buffer(place.bytes),
+            None => self.staging_buffer(bytes),
         };
-        encoder.copy_buffer_to_buffer(place.buffer, place.offset, &staging, 0, place.bytes);
+        encoder.copy_buffer_to_buffer(&self.buffers.shared[place.buffer], place.offset, &staging, 0, bytes);
         let submission = self.gpu.queue.submit([encoder.finish()]);
-        let values = self.gpu.map(&staging, place.bytes, Some(submission)).await?;
+        let values = self.gpu.map(&staging, bytes, Some(submission)).await?;
         self.logits_staging = Some(staging);
         Ok(bytemuck::pod_collect_to_vec(&values))
     }
