@@ -1,43 +1,61 @@
 // out[t, n] (+)= Σ_k W[n, k] · x[t, k] (+ bias[n]), with W [N, K], x [T, K], out [T, N]. Sums in f32.
-// Needs lib/matrix.wgsl and lib/step.wgsl.
+// Needs lib/activation.wgsl, lib/matrix.wgsl and lib/step.wgsl.
 //
-// A matrix larger than one binding comes as several dispatches, each with the rows from first_row on.
+// W may hold the rows of up to four matrices that share x, one after the other; each has an out of its own. A W larger
+// than one binding comes as several dispatches, each with the rows from first_row on.
 
 struct Params {
-    rows: u32,       // of this dispatch
-    cols: u32,       // K
-    first_row: u32,
-    out_cols: u32,   // N
-    accumulate: u32, // 1: add to out
+    rows: u32,           // of this dispatch
+    cols: u32,           // K
+    first_row: u32,      // in W
+    accumulate: u32,     // 1: add to out
     has_bias: u32,
-    tokens: u32,     // T; 0: the step's
+    tokens: u32,         // T; 0: the step's
+    up_rows: u32,        // GATED: row n is multiplied by row n + up_rows
+    activation: u32,     // GATED
+    eps: f32,            // NORMED
+    starts: vec4<u32>,   // each matrix's first row in W, or 2³² − 1
+    offsets: vec4<u32>,  // where its out[0, 0] is
+    widths: vec4<u32>,   // its N
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(4) var<storage, read> x: array<vec4<f32>>;        // [T, K]
-@group(0) @binding(5) var<storage, read_write> out: array<f32>;      // [T, N]
-@group(0) @binding(6) var<storage, read> bias: array<f32>;           // [N]
+@group(0) @binding(5) var<storage, read_write> out: array<f32>;      // [T, N] for each matrix
+@group(0) @binding(6) var<storage, read> bias: array<f32>;           // [rows of W]
 
 fn store(token: u32, row: u32, sum: f32) {
-    let n = params.first_row + row;
-    let i = token * params.out_cols + n;
-    var value = sum;
-    if params.has_bias != 0u {
-        value += bias[n];
-    }
+    let matrix = u32(row >= params.starts.y) + u32(row >= params.starts.z) + u32(row >= params.starts.w);
+    let i = params.offsets[matrix] + token * params.widths[matrix] + row - params.starts[matrix];
     if params.accumulate != 0u {
-        value += out[i];
+        out[i] += sum;
+    } else {
+        out[i] = sum;
     }
-    out[i] = value;
+}
+
+fn bias_of(row: u32) -> f32 {
+    if params.has_bias == 0u {
+        return 0.0;
+    }
+    return bias[row];
 }
 
 // ---- One token: a workgroup owns ROWS rows, LANES invocations a row, which stride over its units.
+//
+// NORMED: x is first normed, x · w / sqrt(mean(x²) + eps), by each workgroup for itself.
+// GATED: out = activation(row n) · row (n + up_rows), the rows of a feed-forward block's gate and up matrices.
 
-override LANES: u32 = 16u; // a power of two
+override LANES: u32 = 16u;
 override ROWS: u32 = 4u;
+override NORMED: bool = false;
+override GATED: bool = false;
 
-var<workgroup> partial: array<f32, LANES * ROWS>;
+@group(0) @binding(7) var<storage, read> norm: array<vec4<f32>>; // [K]
 
-// Unit i of the matrix times the quads of x from q on.
+var<workgroup> squares: array<f32, LANES * ROWS>;
+var<workgroup> partial: array<vec2<f32>, LANES * ROWS>;
+
+// Unit i of W times the quads of x from q on.
 fn unit_dot(i: u32, q: u32) -> f32 {
     let unit = codes[i];
     var s = vec2<f32>(1.0, 0.0);
@@ -46,7 +64,11 @@ fn unit_dot(i: u32, q: u32) -> f32 {
     }
     var sum = 0.0;
     for (var j = 0u; j < 32u / BITS; j += 1u) {
-        sum += dot(s.x * stored_quad(unit, j) + s.y, x[q + j]);
+        var input = x[q + j];
+        if NORMED {
+            input *= norm[q + j];
+        }
+        sum += dot(s.x * stored_quad(unit, j) + s.y, input);
     }
     return sum;
 }
@@ -56,27 +78,49 @@ fn decode(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_id) local: vec3<u32>,
+    @builtin(local_invocation_index) index: u32,
 ) {
     let row = (group.x + group.y * groups.x) * ROWS + local.y;
-    let token = group.z;
+    let quads = params.cols / 4u;
     let units = params.cols * BITS / 128u;
-    var sum = 0.0;
+    if NORMED {
+        var sum = 0.0;
+        for (var q = index; q < quads; q += LANES * ROWS) {
+            sum += dot(x[q], x[q]);
+        }
+        squares[index] = sum;
+    }
+    var sums = vec2<f32>();
     if row < params.rows {
         for (var u = local.x; u < units; u += LANES) {
-            sum += unit_dot(row * units + u, token * (params.cols / 4u) + u * (32u / BITS));
+            sums.x += unit_dot(row * units + u, u * (32u / BITS));
+            if GATED {
+                sums.y += unit_dot((row + params.up_rows) * units + u, u * (32u / BITS));
+            }
         }
     }
-    let slot = local.y * LANES + local.x;
-    partial[slot] = sum;
+    partial[index] = sums;
     workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half >>= 1u) {
-        if local.x < half {
-            partial[slot] += partial[slot + half];
-        }
-        workgroupBarrier();
+    if local.x != 0u || row >= params.rows {
+        return;
     }
-    if local.x == 0u && row < params.rows {
-        store(token, row, partial[slot]);
+    var total = vec2<f32>();
+    for (var i = 0u; i < LANES; i += 1u) {
+        total += partial[index + i];
+    }
+    if NORMED {
+        var square = 0.0;
+        for (var i = 0u; i < LANES * ROWS; i += 1u) {
+            square += squares[i];
+        }
+        total /= sqrt(square / f32(params.cols) + params.eps);
+    }
+    let n = params.first_row + row;
+    if GATED {
+        let up = total.y + bias_of(n + params.up_rows);
+        store(0u, n, activation(params.activation, total.x + bias_of(n)) * up);
+    } else {
+        store(0u, n, total.x + bias_of(n));
     }
 }
 
@@ -137,7 +181,7 @@ fn prefill(
         for (var n = 0u; n < 4u; n += 1u) {
             let row = first_row + column + n * SIDE;
             if token < tokens && row < params.rows {
-                store(token, row, sums[t][n]);
+                store(token, params.first_row + row, sums[t][n] + bias_of(params.first_row + row));
             }
         }
     }

@@ -1,6 +1,5 @@
 // out[i, :] = x[i, :] · w / sqrt(mean(x[i, :]²) + eps) over each stretch i of `width` values.
-// One workgroup for each stretch; lanes stride over it. Sums in f32.
-// Needs lib/step.wgsl.
+// Needs lib/step.wgsl. One workgroup for each stretch; lanes stride over it. Sums in f32.
 
 struct Params {
     width: u32,
@@ -14,7 +13,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> weight: array<f32>;         // [width]
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;      // [T, n · width]
 
-const LANES = 128u;
+const LANES = 64u;
 var<workgroup> partial: array<f32, LANES>;
 
 @compute @workgroup_size(LANES)
@@ -30,18 +29,16 @@ fn main(
     let first = stretch * params.width;
     var sum = 0.0;
     for (var i = lane; i < params.width; i += LANES) {
-        let v = x[first + i];
-        sum += v * v;
+        sum += x[first + i] * x[first + i];
     }
     partial[lane] = sum;
     workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half >>= 1u) {
-        if lane < half {
-            partial[lane] += partial[lane + half];
-        }
-        workgroupBarrier();
+    // Every lane adds up all partial sums: cheaper than the barriers of a tree.
+    var squares = 0.0;
+    for (var i = 0u; i < LANES; i += 1u) {
+        squares += partial[i];
     }
-    let scale = 1.0 / sqrt(partial[0] / f32(params.width) + params.eps);
+    let scale = 1.0 / sqrt(squares / f32(params.width) + params.eps);
     for (var i = lane; i < params.width; i += LANES) {
         var v = x[first + i] * scale;
         if params.has_weight != 0u {

@@ -13,10 +13,8 @@ pub struct Gpu {
     pub device: wgpu::Device,
     /// Its queue.
     pub queue: wgpu::Queue,
-    /// Name and kind, for people: `NVIDIA H200 (Vulkan)`.
-    pub name: String,
-    /// True when the device computes on the CPU.
-    pub software: bool,
+    name: String,
+    software: bool,
     /// True when shaders may use subgroup operations.
     pub subgroups: bool,
     failure: Arc<Mutex<Option<String>>>,
@@ -54,6 +52,16 @@ impl Gpu {
         });
         let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
         Ok(Self { device, queue, name: display_name(&info), software, subgroups, failure })
+    }
+
+    /// Name and interface, for people: `NVIDIA H200 (Vulkan)`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// True when the device computes on the CPU.
+    pub fn is_software(&self) -> bool {
+        self.software
     }
 
     /// The first error that no call reported, if there was one.
@@ -167,9 +175,18 @@ pub async fn open_native() -> Result<Gpu> {
     Gpu::open(&adapter, is_software(&adapter.get_info())).await
 }
 
-/// Opens the browser's device. A software one is refused unless `accept_software`: the CPU path is faster.
+/// What to do with an adapter that computes on the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Software {
+    /// Fail: Sotto's own CPU path is faster.
+    Refuse,
+    /// Take it: for tests.
+    Accept,
+}
+
+/// Opens the browser's device.
 #[cfg(target_arch = "wasm32")]
-pub async fn open_web(accept_software: bool) -> Result<Gpu> {
+pub async fn open_web(software: Software) -> Result<Gpu> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends: wgpu::Backends::BROWSER_WEBGPU,
         ..wgpu::InstanceDescriptor::new_without_display_handle()
@@ -181,12 +198,12 @@ pub async fn open_web(accept_software: bool) -> Result<Gpu> {
         .await
         .map_err(|_| Error::Gpu("this browser offers no WebGPU adapter on this machine".into()))?;
     let info = adapter.get_info();
-    let software = is_software(&info);
-    if software && !accept_software {
+    let is_software = is_software(&info);
+    if is_software && software == Software::Refuse {
         return Err(Error::Gpu(format!(
             "{} computes on the CPU, slower than Sotto's own CPU path",
             display_name(&info)
         )));
     }
-    Gpu::open(&adapter, software).await
+    Gpu::open(&adapter, is_software).await
 }

@@ -44,7 +44,7 @@ impl Packing {
         let element = match quant {
             QuantType::F32 => Element::Float,
             // Rows must be whole units of 8 halves.
-            QuantType::F16 | QuantType::BF16 if cols % 8 != 0 => Element::Float,
+            QuantType::F16 | QuantType::BF16 if !cols.is_multiple_of(8) => Element::Float,
             QuantType::F16 => Element::Half,
             QuantType::BF16 => Element::BFloat,
             _ if quant.fits_4_bits() => Element::Code4,

@@ -3,6 +3,8 @@
 mod device;
 mod executor;
 mod layout;
+mod pipelines;
+mod plan;
 pub mod shader;
 mod signal;
 #[cfg(test)]
@@ -11,10 +13,10 @@ mod testing;
 mod tests;
 mod weights;
 
-pub use device::Gpu;
 #[cfg(not(target_arch = "wasm32"))]
 pub use device::open_native;
 #[cfg(target_arch = "wasm32")]
 pub use device::open_web;
+pub use device::{Gpu, Software};
 pub use executor::{GpuExecutor, Options, StepParams};
 pub use layout::{Element, Packing};

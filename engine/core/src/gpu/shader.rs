@@ -9,7 +9,8 @@ use crate::weights::{WeightId, WeightTable};
 use super::layout::Packing;
 
 /// Every shader file, by its path under `shaders/`. A module is whole files, one after the other.
-pub const FILES: [(&str, &str); 11] = [
+pub const FILES: [(&str, &str); 12] = [
+    ("lib/activation.wgsl", include_str!("../../../../shaders/lib/activation.wgsl")),
     ("lib/matrix.wgsl", include_str!("../../../../shaders/lib/matrix.wgsl")),
     ("lib/step.wgsl", include_str!("../../../../shaders/lib/step.wgsl")),
     ("argmax.wgsl", include_str!("../../../../shaders/argmax.wgsl")),
@@ -62,12 +63,16 @@ impl Shader {
 pub enum Resource {
     /// An activation.
     Buffer(BufferId),
-    /// A shard of a matrix: codes or floats.
+    /// The whole buffer that an activation shares with others: see [`Planner::offset`].
+    Shared(BufferId),
+    /// A shard of the matrix that a weight's rows are part of: codes or floats.
     Codes(WeightId, usize),
-    /// A shard of a matrix: scales and minimums.
+    /// The same: scales and minimums.
     Scales(WeightId, usize),
     /// A vector of f32.
     Vector(WeightId),
+    /// Biases of a matrix's rows.
+    Bias(WeightId),
     /// Cached keys.
     Keys(KvSlot),
     /// Cached values.
@@ -78,8 +83,6 @@ pub enum Resource {
     Tokens,
     /// Scratch of at least so many bytes at the longest context; its contents live until the next dispatch.
     Scratch,
-    /// `A·x` of a low-rank correction.
-    LowRank,
     /// A binding that the dispatch does not read.
     Unused,
 }
@@ -246,10 +249,20 @@ pub struct Planner<'a> {
     pub recording: &'a Recording,
     /// The weights.
     pub table: &'a WeightTable,
-    /// First rows of each matrix's shards, and its number of rows last.
-    pub shards: &'a dyn Fn(WeightId) -> Vec<usize>,
+    /// Where the rows of matrices lie.
+    pub matrices: &'a dyn MatrixPlaces,
+    /// Where activations begin in the buffers they share, in values.
+    pub offsets: &'a [u32],
     /// The plan's steps.
     pub mode: Mode,
+}
+
+/// Where the rows of matrices lie on the device.
+pub trait MatrixPlaces {
+    /// A weight's first row in the matrix it is part of.
+    fn first_row(&self, id: WeightId) -> usize;
+    /// Row ranges of the shards of the matrix that a weight is part of.
+    fn shards(&self, id: WeightId) -> Vec<Range<usize>>;
 }
 
 impl Planner<'_> {
@@ -277,20 +290,20 @@ impl Planner<'_> {
         self.recording.info(id).cols as u32
     }
 
+    /// Where an activation begins in [`Resource::Shared`], in values.
+    pub fn offset(&self, id: BufferId) -> u32 {
+        self.offsets.get(id.0 as usize).copied().unwrap_or_default()
+    }
+
     /// How a matrix is stored.
     pub fn packing(&self, id: WeightId) -> Packing {
         let spec = self.table.get(id);
         Packing::of(spec.quant, spec.cols)
     }
 
-    /// Row ranges of a matrix's shards.
-    pub fn shard_rows(&self, id: WeightId) -> Vec<Range<usize>> {
-        (self.shards)(id).windows(2).map(|w| w[0]..w[1]).collect()
-    }
-
     /// Fails unless `n` is a multiple of 4: what it counts is read as vec4.
     pub fn quads(&self, op: &'static str, what: &str, n: usize) -> Result<u32> {
-        if n % 4 != 0 || n == 0 {
+        if n == 0 || !n.is_multiple_of(4) {
             return Err(Error::unsupported(
                 format!("{op}: {what} of {n} values"),
                 "the graphics device reads four at a time; run this model on the CPU",

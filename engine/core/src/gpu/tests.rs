@@ -1,5 +1,8 @@
 //! Every kernel against its reference, on awkward sizes.
 
+use std::sync::Arc;
+
+use crate::error::Result;
 use crate::kernels::attention::Attention;
 use crate::kernels::embed::Embed;
 use crate::kernels::gated_activation::{Activation, GatedActivation};
@@ -30,26 +33,24 @@ impl Bench {
         self.recording.buffer(name, rows, cols).unwrap()
     }
 
-    fn weight(
-        &mut self,
-        quant: QuantType,
-        rows: usize,
-        cols: usize,
-        adapter: Option<(WeightId, WeightId)>,
-    ) -> (WeightId, Vec<f32>) {
+    fn weight(&mut self, quant: QuantType, rows: usize, cols: usize) -> (WeightId, Vec<f32>) {
         let seed = self.bytes.len() as u64 + 1;
         let (bytes, values) = weights(quant, rows, cols, seed);
         let role = if rows == 1 { WeightRole::Vector } else { WeightRole::Matrix };
         let location = Location { file: 0, offset: 0, len: bytes.len() as u64 };
         let name = format!("weight {seed}");
-        let id = self.table.add(WeightSpec { name, rows, cols, quant, role, location, adapter }).unwrap();
+        let id = self.table.add(WeightSpec { name, rows, cols, quant, role, location, adapter: None }).unwrap();
         self.bytes.push(bytes);
         (id, values)
     }
 
+    fn try_executor(&self, gpu: &Gpu) -> Result<GpuExecutor> {
+        let recording = Arc::new(self.recording.clone());
+        pollster::block_on(GpuExecutor::new(gpu, &recording, &self.table, self.options.clone()))
+    }
+
     fn executor(&self, gpu: &Gpu) -> GpuExecutor {
-        let mut executor =
-            pollster::block_on(GpuExecutor::new(gpu, &self.recording, &self.table, self.options.clone())).unwrap();
+        let mut executor = self.try_executor(gpu).unwrap();
         for ((id, spec), bytes) in self.table.iter().zip(&self.bytes) {
             // In pieces of three rows: any number may come.
             for (i, piece) in bytes.chunks(3 * spec.row_bytes()).enumerate() {
@@ -76,8 +77,8 @@ fn check_matmul(gpu: &Gpu, quant: QuantType, n: usize, k: usize, options: &Optio
         let mut bench = Bench { options: options.clone(), ..Bench::default() };
         let x = bench.buffer("x", rows, k);
         let out = bench.buffer("out", rows, n);
-        let (weight, values) = bench.weight(quant, n, k, None);
-        let (bias, bias_values) = bench.weight(QuantType::F32, 1, n, None);
+        let (weight, values) = bench.weight(quant, n, k);
+        let (bias, bias_values) = bench.weight(QuantType::F32, 1, n);
         bench.recording.push(MatMul { weight, bias: Some(bias), x, out, store: Store::Add });
         let mut executor = bench.executor(gpu);
         for t in TOKENS {
@@ -95,7 +96,7 @@ fn check_matmul(gpu: &Gpu, quant: QuantType, n: usize, k: usize, options: &Optio
                         + matmul::reference(&values[n_ * k..(n_ + 1) * k], &input[t * k..(t + 1) * k])
                 })
                 .collect();
-            assert_close(&format!("{quant:?} T {t} N {n} K {k}"), &read(&executor, out, rows), &want, 2e-6);
+            assert_close(&format!("{quant:?} T {t} N {n} K {k}"), &read(&executor, out, t), &want, 2e-6);
         }
     }
 }
@@ -130,13 +131,13 @@ fn a_matrix_beyond_one_binding_is_split_by_rows() {
     // 49 rows of 288 bytes of codes: ten in a binding. The largest activation needs less.
     let options = Options { binding_bytes: 2999, max_tokens: 1, ..Options::default() };
     let mut bench = Bench { options, ..Bench::default() };
-    let (table, values) = bench.weight(QuantType::Q4_1, 49, 576, None);
+    let (table, values) = bench.weight(QuantType::Q4_1, 49, 576);
     let x = bench.buffer("x", Rows::PerToken, 576);
     let out = bench.buffer("out", Rows::PerToken, 49);
     bench.recording.push(Embed { table, out: x, scale: 2.0 });
     bench.recording.push(MatMul { weight: table, bias: None, x, out, store: Store::Replace });
     let mut executor = bench.executor(&gpu);
-    assert_eq!(executor.dispatch_count(0), 10);
+    assert_eq!(executor.dispatch_count(Step { position: 0, tokens: 1 }), 10);
     for token in [0, 9, 10, 48] {
         executor.run(Step { position: 0, tokens: 1 }, &[token]).unwrap();
         let row: Vec<f32> = values[token as usize * 576..][..576].iter().map(|v| 2.0 * v).collect();
@@ -147,38 +148,12 @@ fn a_matrix_beyond_one_binding_is_split_by_rows() {
 }
 
 #[test]
-fn a_low_rank_correction_is_added() {
-    let Some(gpu) = open() else { return };
-    let (n, k, r) = (49, 96, 8);
-    let mut bench = Bench::default();
-    let (a, a_values) = bench.weight(QuantType::F32, r, k, None);
-    let (b, b_values) = bench.weight(QuantType::F32, n, r, None);
-    let (weight, values) = bench.weight(QuantType::Q4_1, n, k, Some((a, b)));
-    let (x, out) = (bench.buffer("x", Rows::PerToken, k), bench.buffer("out", Rows::PerToken, n));
-    bench.recording.push(MatMul { weight, bias: None, x, out, store: Store::Replace });
-    let mut executor = bench.executor(&gpu);
-    for t in [1, 5] {
-        let input = Random::new(3).values(t * k);
-        executor.write(x, &input).unwrap();
-        step(&mut executor, 0, t);
-        let mut want = Vec::new();
-        for x in input.chunks(k) {
-            let low: Vec<f32> = a_values.chunks(k).map(|a| matmul::reference(a, x)).collect();
-            want.extend((0..n).map(|i| {
-                matmul::reference(&values[i * k..][..k], x) + matmul::reference(&b_values[i * r..][..r], &low)
-            }));
-        }
-        assert_close("corrected", &read(&executor, out, t), &want, 2e-6);
-    }
-}
-
-#[test]
 fn embed_matches_its_reference() {
     let Some(gpu) = open() else { return };
     for quant in QuantType::ALL {
         let (v, d) = (49, 256);
         let mut bench = Bench::default();
-        let (table, values) = bench.weight(quant, v, d, None);
+        let (table, values) = bench.weight(quant, v, d);
         let out = bench.buffer("out", Rows::PerToken, d);
         bench.recording.push(Embed { table, out, scale: 1.5 });
         let mut executor = bench.executor(&gpu);
@@ -200,7 +175,7 @@ fn rms_norm_matches_its_reference() {
             let mut bench = Bench::default();
             let cols = n * width;
             let (x, out) = (bench.buffer("x", Rows::PerToken, cols), bench.buffer("out", Rows::PerToken, cols));
-            let (id, values) = bench.weight(QuantType::F32, 1, width, None);
+            let (id, values) = bench.weight(QuantType::F32, 1, width);
             bench.recording.push(RmsNorm { x, weight: weighted.then_some(id), out, width, eps: 1e-5 });
             let mut executor = bench.executor(&gpu);
             for t in TOKENS {
@@ -348,8 +323,8 @@ fn greedy_decoding_feeds_tokens_back_on_the_device() {
     let Some(gpu) = open() else { return };
     let (v, d) = (301, 64);
     let mut bench = Bench::default();
-    let (table, values) = bench.weight(QuantType::Q8_0, v, d, None);
-    let (head, head_values) = bench.weight(QuantType::Q4_1, v, d, None);
+    let (table, values) = bench.weight(QuantType::Q8_0, v, d);
+    let (head, head_values) = bench.weight(QuantType::Q4_1, v, d);
     let x = bench.buffer("x", Rows::PerToken, d);
     let last = bench.buffer("last", Rows::One, d);
     let logits = bench.buffer("logits", Rows::One, v);
@@ -411,9 +386,9 @@ fn errors_are_words() {
     let mut bench = Bench::default();
     let x = bench.buffer("x", Rows::PerToken, 6);
     let out = bench.buffer("out", Rows::PerToken, 3);
-    let (weight, _) = bench.weight(QuantType::F32, 3, 6, None);
+    let (weight, _) = bench.weight(QuantType::F32, 3, 6);
     bench.recording.push(MatMul { weight, bias: None, x, out, store: Store::Replace });
-    let refused = pollster::block_on(GpuExecutor::new(&gpu, &bench.recording, &bench.table, Options::default()));
+    let refused = bench.try_executor(&gpu);
     let text = refused.err().unwrap().to_string();
     assert!(text.contains("weight 1") && text.contains("CPU"), "{text}");
 

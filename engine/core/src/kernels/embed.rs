@@ -48,7 +48,7 @@ impl Embed {
     pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
         let cols = planner.table.get(self.table).cols;
         let quads = planner.quads("embed", "a row", cols)?;
-        let shards = planner.shard_rows(self.table).into_iter().enumerate().map(|(shard, rows)| Dispatch {
+        let shards = planner.matrices.shards(self.table).into_iter().enumerate().map(|(shard, rows)| Dispatch {
             shader: &SHADER,
             constants: planner.packing(self.table).constants(),
             params: params_bytes(Params {

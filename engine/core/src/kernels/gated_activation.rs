@@ -47,17 +47,29 @@ pub fn reference(gate: &mut [f32], up: &[f32], activation: Activation) {
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub struct Params {
     cols: u32,
-    gelu_tanh: u32,
+    activation: u32,
     tokens: u32,
+    gate: u32,
+    up: u32,
 }
 
 /// `gated_activation.wgsl`.
 pub static SHADER: Shader = Shader {
-    files: &["lib/step.wgsl", "gated_activation.wgsl"],
+    files: &["lib/activation.wgsl", "lib/step.wgsl", "gated_activation.wgsl"],
     entry: "main",
     params: size_of::<Params>(),
-    bindings: &[(2, Access::Write), (3, Access::Read)],
+    bindings: &[(2, Access::Write)],
 };
+
+impl Activation {
+    /// Its number in `lib/activation.wgsl`.
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::Silu => 0,
+            Self::GeluTanh => 1,
+        }
+    }
+}
 
 impl GatedActivation {
     /// One invocation for each value.
@@ -68,10 +80,12 @@ impl GatedActivation {
             constants: Vec::new(),
             params: params_bytes(Params {
                 cols,
-                gelu_tanh: u32::from(self.activation == Activation::GeluTanh),
+                activation: self.activation.number(),
                 tokens: planner.tokens(self.gate).own(),
+                gate: planner.offset(self.gate),
+                up: planner.offset(self.up),
             }),
-            resources: vec![Resource::Buffer(self.gate), Resource::Buffer(self.up)],
+            resources: vec![Resource::Shared(self.gate)],
             grid: Grid::items(cols, planner.tokens(self.gate)),
         }])
     }

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, Tokens, params_bytes};
+use crate::kernels::{Pairing, Rope};
 use crate::recording::{BufferId, KvSlot};
 use bytemuck::{Pod, Zeroable};
 
@@ -20,33 +21,75 @@ pub struct KvAppend {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub struct Params {
-    quads: u32,
+    width: u32,
+    query_pairs: u32,
+    half: u32,
+    adjacent: u32,
+    query: u32,
+    key: u32,
+    value: u32,
 }
 
-/// `kv_append.wgsl`.
+const FILES: &[&str] = &["lib/step.wgsl", "kv_append.wgsl"];
+
+/// `kv_append.wgsl`: the copy alone.
 pub static SHADER: Shader = Shader {
-    files: &["lib/step.wgsl", "kv_append.wgsl"],
+    files: FILES,
     entry: "main",
     params: size_of::<Params>(),
-    bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Write), (5, Access::Write)],
+    bindings: &[(2, Access::Read), (3, Access::Write), (4, Access::Write), (5, Access::Read)],
+};
+
+/// `kv_append.wgsl` with the rotation of queries and keys.
+pub static ROTATE_AND_APPEND: Shader = Shader {
+    files: FILES,
+    entry: "rotate_and_append",
+    params: size_of::<Params>(),
+    bindings: &[(3, Access::Write), (4, Access::Write), (6, Access::Write), (7, Access::Read)],
 };
 
 impl KvAppend {
-    /// One invocation for each four values.
+    /// One invocation for each value.
     pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
         planner.per_token("kv_append", self.k)?;
-        let quads = planner.quads("kv_append", "a position", planner.cols(self.k) as usize)?;
+        let width = planner.cols(self.k);
         Ok(vec![Dispatch {
             shader: &SHADER,
             constants: Vec::new(),
-            params: params_bytes(Params { quads }),
+            params: params_bytes(Params { width, ..Params::zeroed() }),
             resources: vec![
                 Resource::Buffer(self.k),
-                Resource::Buffer(self.v),
                 Resource::Keys(self.slot),
                 Resource::Values(self.slot),
+                Resource::Buffer(self.v),
             ],
-            grid: Grid::items(quads, Tokens::Step),
+            grid: Grid::items(width, Tokens::Step),
+        }])
+    }
+
+    /// The same after `query` and `key` have rotated q and k, in one: q, k and v share a buffer.
+    pub fn dispatches_rotated(&self, query: &Rope, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
+        planner.per_token("kv_append", self.k)?;
+        let (width, query_pairs) = (planner.cols(self.k), planner.cols(query.x) / 2);
+        Ok(vec![Dispatch {
+            shader: &ROTATE_AND_APPEND,
+            constants: Vec::new(),
+            params: params_bytes(Params {
+                width,
+                query_pairs,
+                half: (query.head_dim / 2) as u32,
+                adjacent: u32::from(query.pairing == Pairing::Adjacent),
+                query: planner.offset(query.x),
+                key: planner.offset(self.k),
+                value: planner.offset(self.v),
+            }),
+            resources: vec![
+                Resource::Keys(self.slot),
+                Resource::Values(self.slot),
+                Resource::Shared(query.x),
+                Resource::Angles(query.table),
+            ],
+            grid: Grid::items(query_pairs + width, Tokens::Step),
         }])
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::error::Result;
 use crate::gpu::shader::{Access, Count, Dispatch, Grid, Mode, Planner, Resource, Shader, Tokens, params_bytes};
+use crate::kernels::{GatedActivation, RmsNorm};
 use crate::recording::BufferId;
 use crate::weights::WeightId;
 use bytemuck::{Pod, Zeroable};
@@ -52,86 +53,138 @@ pub struct Params {
     rows: u32,
     cols: u32,
     first_row: u32,
-    out_cols: u32,
     accumulate: u32,
     has_bias: u32,
     tokens: u32,
+    up_rows: u32,
+    activation: u32,
+    eps: f32,
+    unused: [u32; 3],
+    starts: [u32; 4],
+    offsets: [u32; 4],
+    widths: [u32; 4],
 }
 
-const BINDINGS: &[(u32, Access)] =
-    &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (5, Access::Write), (6, Access::Read)];
-const FILES: &[&str] = &["lib/matrix.wgsl", "lib/step.wgsl", "matmul.wgsl"];
+/// Products that one dispatch can hold.
+pub const MOST: usize = 4;
+
+const FILES: &[&str] = &["lib/activation.wgsl", "lib/matrix.wgsl", "lib/step.wgsl", "matmul.wgsl"];
 
 /// `matmul.wgsl` for one token.
-pub static DECODE: Shader = Shader { files: FILES, entry: "decode", params: size_of::<Params>(), bindings: BINDINGS };
+pub static DECODE: Shader = Shader {
+    files: FILES,
+    entry: "decode",
+    params: size_of::<Params>(),
+    bindings: &[
+        (2, Access::Read),
+        (3, Access::Read),
+        (4, Access::Read),
+        (5, Access::Write),
+        (6, Access::Read),
+        (7, Access::Read),
+    ],
+};
 
 /// `matmul.wgsl` for many tokens.
-pub static PREFILL: Shader = Shader { files: FILES, entry: "prefill", params: size_of::<Params>(), bindings: BINDINGS };
+pub static PREFILL: Shader = Shader {
+    files: FILES,
+    entry: "prefill",
+    params: size_of::<Params>(),
+    bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (5, Access::Write), (6, Access::Read)],
+};
 
-/// Invocations for each row, and rows, of a workgroup that serves one token.
-const LANES: u32 = 16;
-const ROWS: u32 = 4;
 /// Tokens and rows of a tile.
 const TILE: u32 = 32;
+/// Invocations of a workgroup that serves one token.
+const INVOCATIONS: u32 = 64;
 
-impl MatMul {
-    /// One dispatch for each shard of the matrix, and two for a low-rank correction.
-    pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
-        let x = Resource::Buffer(self.x);
-        let out = Resource::Buffer(self.out);
-        let tokens = planner.tokens(self.x);
-        let mut all = product(planner, self.weight, self.bias, x, out, tokens, self.store)?;
-        if let Some((a, b)) = planner.table.get(self.weight).adapter {
-            all.extend(product(planner, a, None, x, Resource::LowRank, tokens, Store::Replace)?);
-            all.extend(product(planner, b, None, Resource::LowRank, out, tokens, Store::Add)?);
-        }
-        Ok(all)
-    }
+/// Invocations for each row of `units` units, of a workgroup that serves one token.
+const fn lanes(units: usize) -> u32 {
+    if units < 64 { 16 } else { 32 }
 }
 
-fn product(
-    planner: &Planner<'_>,
-    weight: WeightId,
-    bias: Option<WeightId>,
-    x: Resource,
-    out: Resource,
-    tokens: Tokens,
-    store: Store,
-) -> Result<Vec<Dispatch>> {
-    let spec = planner.table.get(weight);
-    planner.quads("matmul", &format!("a row of {}", spec.name), spec.cols)?;
-    let single = tokens == Tokens::One || planner.mode == Mode::Decode;
-    let mut constants = planner.packing(weight).constants();
-    if single {
-        constants.extend([("LANES", f64::from(LANES)), ("ROWS", f64::from(ROWS))]);
-    }
-    let shards = planner.shard_rows(weight).into_iter().enumerate().map(|(shard, rows)| {
-        let count = rows.len() as u32;
-        Dispatch {
-            shader: if single { &DECODE } else { &PREFILL },
-            constants: constants.clone(),
-            params: params_bytes(Params {
-                rows: count,
-                cols: spec.cols as u32,
-                first_row: rows.start as u32,
-                out_cols: spec.rows as u32,
-                accumulate: u32::from(store == Store::Add),
-                has_bias: u32::from(bias.is_some()),
-                tokens: tokens.own(),
-            }),
-            resources: vec![
+/// Products that share an input and run as one: their weights are one matrix, their outputs share a buffer.
+#[derive(Debug, Clone)]
+pub struct Products<'a> {
+    /// Norms the input first.
+    pub norm: Option<&'a RmsNorm>,
+    /// One to [`MOST`].
+    pub products: &'a [&'a MatMul],
+    /// Joins the first two outputs.
+    pub gate: Option<&'a GatedActivation>,
+}
+
+impl Products<'_> {
+    /// One dispatch for each shard of the matrix; norm and gate only for one token.
+    pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
+        let Some(&&MatMul { weight, x, out, store, .. }) = self.products.first() else {
+            return Ok(Vec::new());
+        };
+        let spec = planner.table.get(weight);
+        planner.quads("matmul", &format!("a row of {}", spec.name), spec.cols)?;
+        let tokens = planner.tokens(x);
+        let single = tokens == Tokens::One || planner.mode == Mode::Decode;
+        let packing = planner.packing(weight);
+        let lanes = lanes(spec.cols * packing.bits() / 128);
+        let rows_of_group = INVOCATIONS / lanes;
+
+        let mut params = Params {
+            cols: spec.cols as u32,
+            accumulate: u32::from(store == Store::Add),
+            has_bias: u32::from(self.products.iter().any(|p| p.bias.is_some())),
+            tokens: tokens.own(),
+            starts: [u32::MAX; 4],
+            ..Params::zeroed()
+        };
+        for (i, product) in self.products.iter().enumerate().take(MOST) {
+            params.starts[i] = planner.matrices.first_row(product.weight) as u32;
+            params.offsets[i] = planner.offset(product.out);
+            params.widths[i] = planner.cols(product.out);
+        }
+        let mut constants = packing.constants();
+        if single {
+            constants.extend([
+                ("LANES", f64::from(lanes)),
+                ("ROWS", f64::from(rows_of_group)),
+                ("NORMED", f64::from(self.norm.is_some())),
+                ("GATED", f64::from(self.gate.is_some())),
+            ]);
+        }
+        if let Some(norm) = self.norm {
+            params.eps = norm.eps;
+        }
+        if let Some(gate) = self.gate {
+            params.up_rows = spec.rows as u32;
+            params.activation = gate.activation.number();
+        }
+        let input = self.norm.map_or(x, |n| n.x);
+        let norm = self.norm.and_then(|n| n.weight).map_or(Resource::Unused, Resource::Vector);
+        let shards = planner.matrices.shards(weight).into_iter().enumerate().map(|(shard, rows)| {
+            // A gate's rows come with those of its partner.
+            let count = if self.gate.is_some() { spec.rows } else { rows.len() } as u32;
+            let mut resources = vec![
                 Resource::Codes(weight, shard),
                 Resource::Scales(weight, shard),
-                x,
-                out,
-                bias.map_or(Resource::Unused, Resource::Vector),
-            ],
-            grid: if single {
-                Grid::line(Count::Fixed(count.div_ceil(ROWS)))
-            } else {
-                Grid { z: Count::Tokens { each: 1, per_group: TILE }, ..Grid::line(Count::Fixed(count.div_ceil(TILE))) }
-            },
-        }
-    });
-    Ok(shards.collect())
+                Resource::Buffer(input),
+                Resource::Shared(out),
+                if params.has_bias == 0 { Resource::Unused } else { Resource::Bias(weight) },
+            ];
+            if single {
+                resources.push(norm);
+            }
+            Dispatch {
+                shader: if single { &DECODE } else { &PREFILL },
+                constants: constants.clone(),
+                params: params_bytes(Params { rows: count, first_row: rows.start as u32, ..params }),
+                resources,
+                grid: if single {
+                    Grid::line(Count::Fixed(count.div_ceil(rows_of_group)))
+                } else {
+                    let tiles = Grid::line(Count::Fixed(count.div_ceil(TILE)));
+                    Grid { z: Count::Tokens { each: 1, per_group: TILE }, ..tiles }
+                },
+            }
+        });
+        Ok(shards.collect())
+    }
 }
