@@ -110,7 +110,7 @@ impl QuantType {
 
     /// Bytes of a row of `cols` elements, or an error that names `what`.
     pub fn row_bytes(self, what: &str, cols: usize) -> Result<usize> {
-        if cols == 0 || cols % self.block_len() != 0 {
+        if cols == 0 || !cols.is_multiple_of(self.block_len()) {
             return Err(Error::format(
                 what,
                 format!("its rows have {cols} elements, but {self:?} is stored in blocks of {}", self.block_len()),
@@ -147,8 +147,57 @@ impl QuantType {
                     codes[j] = block[2 + j] as i8;
                 }
             }
-            Self::Q5_0 | Self::Q5_1 | Self::Q4_K | Self::Q5_K | Self::Q6_K => {
-                unimplemented!("quant types of the formats work")
+            Self::Q5_0 | Self::Q5_1 => {
+                let (group, offset, first) = match self {
+                    Self::Q5_0 => (Group { scale: half_at(0), min: 0.0 }, 16, 2),
+                    _ => (Group { scale: half_at(0), min: half_at(2) }, 0, 4),
+                };
+                groups[0] = group;
+                let high = u32::from_le_bytes([block[first], block[first + 1], block[first + 2], block[first + 3]]);
+                for j in 0..16 {
+                    let low = block[first + 4 + j];
+                    let bit = |i: usize| ((high >> i & 1) << 4) as u8;
+                    codes[j] = (low & 15 | bit(j)) as i8 - offset;
+                    codes[j + 16] = (low >> 4 | bit(j + 16)) as i8 - offset;
+                }
+            }
+            Self::Q4_K | Self::Q5_K => {
+                let (scale, min) = (half_at(0), half_at(2));
+                for (j, group) in groups.iter_mut().enumerate().take(8) {
+                    let (s, m) = scale_min_6_bits(&block[4..16], j);
+                    *group = Group { scale: scale * f32::from(s), min: -(min * f32::from(m)) };
+                }
+                // Four runs of 32 bytes: low nibbles are one group, high nibbles the next. Q5_K's fifth bits lie
+                // before them, bit g of byte l for code l of group g.
+                let (fifth, nibbles) = match self {
+                    Self::Q4_K => (&[0u8; 32][..], &block[16..144]),
+                    _ => (&block[16..48], &block[48..176]),
+                };
+                for (run, bytes) in nibbles.chunks_exact(32).enumerate() {
+                    for (l, (byte, high)) in bytes.iter().zip(fifth).enumerate() {
+                        let bit = |group: usize| (high >> group & 1) << 4;
+                        codes[64 * run + l] = (byte & 15 | bit(2 * run)) as i8;
+                        codes[64 * run + 32 + l] = (byte >> 4 | bit(2 * run + 1)) as i8;
+                    }
+                }
+            }
+            Self::Q6_K => {
+                let scale = half_at(208);
+                for (group, &s) in groups.iter_mut().zip(&block[192..208]) {
+                    *group = Group { scale: scale * f32::from(s as i8), min: 0.0 };
+                }
+                // Two halves of 128 codes: 64 bytes of low nibbles and 32 bytes that hold the top two bits of four.
+                for half in 0..2 {
+                    let (low, high) = (&block[64 * half..], &block[128 + 32 * half..]);
+                    for l in 0..32 {
+                        let top = |quarter: usize| (high[l] >> (2 * quarter) & 3) << 4;
+                        let codes = &mut codes[128 * half..];
+                        codes[l] = (low[l] & 15 | top(0)) as i8 - 32;
+                        codes[l + 32] = (low[l + 32] & 15 | top(1)) as i8 - 32;
+                        codes[l + 64] = (low[l] >> 4 | top(2)) as i8 - 32;
+                        codes[l + 96] = (low[l + 32] >> 4 | top(3)) as i8 - 32;
+                    }
+                }
             }
         }
     }
@@ -181,6 +230,118 @@ impl QuantType {
                         let g = groups[i / self.group_len()];
                         *v = g.scale * f32::from(codes[i]) + g.min;
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Scale and minimum of group `j` of 8, unpacked from the 12 bytes of a Q4_K or Q5_K block: groups 0 to 3 fill the low 6
+/// bits of a byte, groups 4 to 7 a nibble and the two bits left over.
+fn scale_min_6_bits(packed: &[u8], j: usize) -> (u8, u8) {
+    if j < 4 {
+        (packed[j] & 63, packed[j + 4] & 63)
+    } else {
+        (packed[j + 4] & 15 | packed[j - 4] >> 6 << 4, packed[j + 4] >> 4 | packed[j] >> 6 << 4)
+    }
+}
+
+/// Fails, naming the tensor `what`, when a block's scale or minimum is NaN or infinite (of floats: any value). `bytes`
+/// holds whole blocks, such as the rows a weight stream hands on.
+pub fn check_block_scales(quant: QuantType, what: &str, bytes: &[u8]) -> Result<()> {
+    let half_is_bad = |block: &[u8], at: usize| block[at + 1] & 0x7c == 0x7c;
+    let mut blocks = bytes.chunks_exact(quant.block_bytes());
+    let bad = match quant {
+        QuantType::F32 => blocks.position(|b| b[3] & 0x7f == 0x7f && b[2] & 0x80 == 0x80),
+        QuantType::BF16 => blocks.position(|b| b[1] & 0x7f == 0x7f && b[0] & 0x80 == 0x80),
+        QuantType::F16 | QuantType::Q4_0 | QuantType::Q5_0 | QuantType::Q8_0 => blocks.position(|b| half_is_bad(b, 0)),
+        QuantType::Q4_1 | QuantType::Q5_1 | QuantType::Q4_K | QuantType::Q5_K => {
+            blocks.position(|b| half_is_bad(b, 0) || half_is_bad(b, 2))
+        }
+        QuantType::Q6_K => blocks.position(|b| half_is_bad(b, 208)),
+    };
+    match bad {
+        None => Ok(()),
+        Some(_) => {
+            let part = if quant.is_float() { "a value" } else { "a block's scale" };
+            Err(Error::format(what, format!("{part} is NaN or infinite: the file is damaged")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden(quant: QuantType) -> (Vec<u8>, Vec<f32>) {
+        let path = format!("{}/../../tests/golden/quants/{quant:?}.bin", env!("CARGO_MANIFEST_DIR"));
+        let file = std::fs::read(path).unwrap();
+        let n = u32::from_le_bytes(file[..4].try_into().unwrap()) as usize;
+        let (blocks, values) = file[4..].split_at(n / quant.block_len() * quant.block_bytes());
+        let values: Vec<f32> = values.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        assert_eq!(values.len(), n);
+        (blocks.to_vec(), values)
+    }
+
+    #[test]
+    fn every_type_decodes_to_exactly_what_the_gguf_package_says() {
+        for quant in QuantType::ALL {
+            let (blocks, expected) = golden(quant);
+            let mut got = vec![f32::NAN; expected.len()];
+            quant.dequantize(&blocks, &mut got);
+            for (i, (g, e)) in got.iter().zip(&expected).enumerate() {
+                assert_eq!(g, e, "{quant:?} element {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn codes_stay_in_the_range_their_type_promises() {
+        for (quant, range) in [
+            (QuantType::Q4_0, 0..=15),
+            (QuantType::Q4_1, 0..=15),
+            (QuantType::Q4_K, 0..=15),
+            (QuantType::Q5_0, -16..=15),
+            (QuantType::Q5_1, 0..=31),
+            (QuantType::Q5_K, 0..=31),
+            (QuantType::Q6_K, -32..=31),
+            (QuantType::Q8_0, -128..=127),
+        ] {
+            let (blocks, _) = golden(quant);
+            let (mut codes, mut groups) = ([0i8; MAX_BLOCK], [Group::default(); MAX_BLOCK / 16]);
+            let mut seen = std::collections::BTreeSet::new();
+            for block in blocks.chunks_exact(quant.block_bytes()) {
+                quant.decode_block(block, &mut codes, &mut groups);
+                seen.extend(&codes[..quant.block_len()]);
+            }
+            assert!(seen.iter().all(|c| range.contains(c)), "{quant:?}: {seen:?}");
+            if quant != QuantType::Q8_0 {
+                assert_eq!((seen.first(), seen.last()), (Some(range.start()), Some(range.end())), "{quant:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_scale_that_is_not_finite_is_found_wherever_it_is() {
+        for quant in QuantType::ALL {
+            let (blocks, _) = golden(quant);
+            check_block_scales(quant, "w", &blocks).unwrap();
+            let bytes = quant.block_bytes();
+            let places: &[(usize, &[u8])] = match quant {
+                QuantType::F32 => &[(0, &[0, 0, 0x80, 0x7f]), (0, &[0, 0, 0xc0, 0xff])],
+                QuantType::BF16 => &[(0, &[0x80, 0x7f]), (0, &[0xc1, 0xff])],
+                QuantType::Q4_1 | QuantType::Q5_1 | QuantType::Q4_K | QuantType::Q5_K => {
+                    &[(0, &[0, 0x7c]), (0, &[1, 0xfe]), (2, &[0, 0xfc]), (2, &[0, 0x7e])]
+                }
+                QuantType::Q6_K => &[(208, &[0, 0x7c]), (208, &[1, 0xfe])],
+                _ => &[(0, &[0, 0x7c]), (0, &[1, 0xfe])],
+            };
+            for block in [0, 1, blocks.len() / bytes - 1] {
+                for (at, bad) in places {
+                    let mut broken = blocks.clone();
+                    broken[block * bytes + at..][..bad.len()].copy_from_slice(bad);
+                    let error = check_block_scales(quant, "blk.3.ffn_up.weight", &broken).unwrap_err().to_string();
+                    assert!(error.contains("blk.3.ffn_up.weight"), "{quant:?}: {error}");
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! The weights' table: what a model needs, where it lies in its files, and the stream from file to executor.
 
 use crate::error::{Error, Result};
-use crate::quant::QuantType;
+use crate::quant::{QuantType, check_block_scales};
 
 /// A weight of a model, an index into its [`WeightTable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -116,7 +116,7 @@ pub trait WeightSink {
 pub const PIECE: usize = 4 << 20;
 
 /// Cuts a model file's byte stream into whole rows of the weights it holds, and hands them on. Keeps at most [`PIECE`]
-/// bytes (or one row).
+/// bytes (or one row). A scale that is NaN or infinite stops it.
 pub struct WeightStream<'a> {
     table: &'a WeightTable,
     /// Weights of this file by offset.
@@ -159,6 +159,7 @@ impl<'a> WeightStream<'a> {
             if self.partial.is_empty() && bytes.len() >= row_bytes {
                 let rows = (bytes.len() / row_bytes).min(rows_left).min((PIECE / row_bytes).max(1));
                 let (whole, rest) = bytes.split_at(rows * row_bytes);
+                check_block_scales(spec.quant, &spec.name, whole)?;
                 sink.rows(id, spec, self.row, whole)?;
                 bytes = rest;
                 self.advance(rows, whole.len(), spec.rows);
@@ -171,6 +172,7 @@ impl<'a> WeightStream<'a> {
                     return Ok(());
                 }
                 let row = core::mem::take(&mut self.partial);
+                check_block_scales(spec.quant, &spec.name, &row)?;
                 sink.rows(id, spec, self.row, &row)?;
                 self.advance(1, take, spec.rows);
             }

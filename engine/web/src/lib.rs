@@ -1,3 +1,22 @@
-//! The border between the engine and the extension: wasm entry points, messages, storage.
+//! The border between the engine and the extension: wasm entry points, messages, the queue.
 
+pub mod hub;
 pub mod protocol;
+
+#[cfg(target_arch = "wasm32")]
+mod answer;
+#[cfg(target_arch = "wasm32")]
+mod browser;
+#[cfg(target_arch = "wasm32")]
+mod host;
+#[cfg(target_arch = "wasm32")]
+mod lab;
+#[cfg(target_arch = "wasm32")]
+mod session;
+
+/// Runs when the module is loaded: a panic is reported in words before the worker ends.
+#[cfg(target_arch = "wasm32")]
+#[wasm_bindgen::prelude::wasm_bindgen(start)]
+pub fn start() {
+    console_error_panic_hook::set_once();
+}

@@ -1,3 +1,332 @@
-//! Placeholder of the first commit.
+//! Runs a recording on the CPU: the plain reference, which is the specification, or the fast SIMD path.
 
 pub mod fast;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use self::fast::{Activations, FastKv, FastMatrix};
+use crate::error::{Error, Result};
+use crate::kernels::matmul::Store;
+use crate::kernels::{self, Attention, Embed, MatMul, Op, rope};
+use crate::quant::QuantType;
+use crate::recording::{BufferId, KvInfo, Recording, Rows, Step};
+use crate::weights::{WeightId, WeightRole, WeightSink, WeightSpec, WeightTable};
+
+/// Which CPU implementation runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CpuPath {
+    /// Plain f32 loops over dequantized rows: slow, exact, the specification.
+    Reference,
+    /// int8 activations against 4- and 8-bit weights.
+    Fast,
+}
+
+/// A weight as the CPU holds it.
+enum Weight {
+    /// Not streamed in yet.
+    Missing,
+    /// A norm's weight or a bias.
+    Vector(Vec<f32>),
+    /// The file's own bytes, for the reference.
+    Stored { quant: QuantType, cols: usize, bytes: Vec<u8> },
+    /// Repacked for the fast path.
+    Fast(FastMatrix),
+}
+
+impl Weight {
+    fn row(&self, row: usize, out: &mut [f32]) {
+        match self {
+            Self::Missing => out.fill(0.0),
+            Self::Vector(values) => out.copy_from_slice(values),
+            Self::Stored { quant, cols, bytes } => {
+                let row_bytes = cols / quant.block_len() * quant.block_bytes();
+                quant.dequantize(&bytes[row * row_bytes..(row + 1) * row_bytes], out);
+            }
+            Self::Fast(matrix) => matrix.row(row, out),
+        }
+    }
+}
+
+/// Keys and values of one layer.
+enum KvCache {
+    /// f32, `[position, K·d]` each.
+    Plain { info: KvInfo, k: Vec<f32>, v: Vec<f32> },
+    /// The fast path's own layout.
+    Fast(FastKv),
+}
+
+/// A CPU that runs one recording.
+pub struct CpuExecutor {
+    recording: Arc<Recording>,
+    path: CpuPath,
+    weights: Vec<Weight>,
+    shapes: Vec<(usize, usize)>,
+    buffers: Vec<Vec<f32>>,
+    kv: Vec<KvCache>,
+    row: Vec<f32>,
+    /// The fast path's int8 form of a buffer, and which one: several products in a row read the same input.
+    activations: Activations,
+    quantized: Option<BufferId>,
+}
+
+impl CpuExecutor {
+    /// Makes an executor whose weights are still to stream in.
+    pub fn new(recording: Arc<Recording>, table: &WeightTable, path: CpuPath) -> Result<Self> {
+        let kv = recording.kv.iter().map(|&info| match path {
+            CpuPath::Reference => Ok(KvCache::Plain { info, k: Vec::new(), v: Vec::new() }),
+            CpuPath::Fast => FastKv::new(info).map(KvCache::Fast),
+        });
+        Ok(Self {
+            path,
+            weights: (0..table.len()).map(|_| Weight::Missing).collect(),
+            shapes: table.iter().map(|(_, s)| (s.rows, s.cols)).collect(),
+            buffers: recording.buffers.iter().map(|_| Vec::new()).collect(),
+            kv: kv.collect::<Result<_>>()?,
+            row: Vec::new(),
+            activations: Activations::default(),
+            quantized: None,
+            recording,
+        })
+    }
+
+    /// Which implementation runs.
+    pub fn path(&self) -> CpuPath {
+        self.path
+    }
+
+    /// Runs the recording for a step.
+    pub fn run(&mut self, step: Step, tokens: &[u32]) -> Result<()> {
+        self.run_ops(step, tokens, 0..self.recording.ops.len())
+    }
+
+    /// Runs the recording for a step and returns its stages: name and values.
+    pub fn run_stages(&mut self, step: Step, tokens: &[u32]) -> Result<Vec<(String, Vec<f32>)>> {
+        let recording = Arc::clone(&self.recording);
+        let (mut stages, mut done) = (Vec::new(), 0);
+        for (name, buffer, until) in &recording.stages {
+            self.run_ops(step, tokens, done..*until)?;
+            done = *until;
+            stages.push((name.clone(), self.read(*buffer).to_vec()));
+        }
+        self.run_ops(step, tokens, done..recording.ops.len())?;
+        Ok(stages)
+    }
+
+    fn run_ops(&mut self, step: Step, tokens: &[u32], ops: Range<usize>) -> Result<()> {
+        let recording = Arc::clone(&self.recording);
+        for (buffer, info) in self.buffers.iter_mut().zip(&recording.buffers) {
+            let rows = match info.rows {
+                Rows::PerToken => step.tokens,
+                Rows::One => 1,
+            };
+            buffer.resize(rows * info.cols, 0.0);
+        }
+        for op in &recording.ops[ops] {
+            self.run_op(op, step, tokens)?;
+        }
+        Ok(())
+    }
+
+    /// The values of a buffer after the operations run so far.
+    pub fn read(&self, buffer: BufferId) -> &[f32] {
+        &self.buffers[buffer.0 as usize]
+    }
+
+    /// Takes a buffer out while an operation writes to it.
+    fn take(&mut self, id: BufferId) -> Vec<f32> {
+        if self.quantized == Some(id) {
+            self.quantized = None;
+        }
+        core::mem::take(&mut self.buffers[id.0 as usize])
+    }
+
+    fn put(&mut self, id: BufferId, values: Vec<f32>) {
+        self.buffers[id.0 as usize] = values;
+    }
+
+    fn vector(&self, id: WeightId) -> &[f32] {
+        match &self.weights[id.0 as usize] {
+            Weight::Vector(values) => values,
+            _ => &[],
+        }
+    }
+
+    fn run_op(&mut self, op: &Op, step: Step, tokens: &[u32]) -> Result<()> {
+        match op {
+            Op::Embed(op) => self.embed(op, tokens),
+            Op::RmsNorm(op) => {
+                let mut out = self.take(op.out);
+                let weight = op.weight.map(|w| self.vector(w));
+                let norm = match self.path {
+                    CpuPath::Reference => kernels::rms_norm::reference,
+                    CpuPath::Fast => fast::rms_norm,
+                };
+                norm(self.read(op.x), weight, op.width, op.eps, &mut out);
+                self.put(op.out, out);
+                Ok(())
+            }
+            Op::MatMul(op) => self.matmul(op),
+            Op::Rope(op) => {
+                let mut x = self.take(op.x);
+                let frequencies = &self.recording.rope[op.table.0 as usize];
+                let width = x.len() / step.tokens;
+                for (t, row) in x.chunks_exact_mut(width).enumerate() {
+                    let angles = rope::angles(frequencies, step.position + t);
+                    match self.path {
+                        CpuPath::Reference => rope::reference(row, op.head_dim, op.pairing, &angles),
+                        CpuPath::Fast => fast::rope(row, op.head_dim, op.pairing, &angles),
+                    }
+                }
+                self.put(op.x, x);
+                Ok(())
+            }
+            Op::KvAppend(op) => {
+                let (keys, values) = (&self.buffers[op.k.0 as usize], &self.buffers[op.v.0 as usize]);
+                match &mut self.kv[op.slot.0 as usize] {
+                    KvCache::Plain { info, k, v } => {
+                        let before = step.position * info.heads * info.head_dim;
+                        for (cache, new) in [(k, keys), (v, values)] {
+                            cache.truncate(before);
+                            cache.extend_from_slice(new);
+                        }
+                    }
+                    KvCache::Fast(cache) => cache.append(step.position, keys, values),
+                }
+                Ok(())
+            }
+            Op::Attention(op) => self.attention(op, step),
+            Op::GatedActivation(op) => {
+                let mut gate = self.take(op.gate);
+                let gated = match self.path {
+                    CpuPath::Reference => kernels::gated_activation::reference,
+                    CpuPath::Fast => fast::gated_activation,
+                };
+                gated(&mut gate, self.read(op.up), op.activation);
+                self.put(op.gate, gate);
+                Ok(())
+            }
+            Op::LastRow(op) => {
+                let mut out = self.take(op.out);
+                let x = self.read(op.x);
+                let last = x.len() - out.len();
+                out.copy_from_slice(&x[last..]);
+                self.put(op.out, out);
+                Ok(())
+            }
+        }
+    }
+
+    fn embed(&mut self, op: &Embed, tokens: &[u32]) -> Result<()> {
+        let (rows, cols) = self.shapes[op.table.0 as usize];
+        let mut out = self.take(op.out);
+        for (row, &token) in out.chunks_exact_mut(cols).zip(tokens) {
+            if token as usize >= rows {
+                return Err(Error::format("token id", format!("{token} is beyond the vocabulary of {rows}")));
+            }
+            self.weights[op.table.0 as usize].row(token as usize, row);
+            kernels::embed::reference(op.scale, row);
+        }
+        self.put(op.out, out);
+        Ok(())
+    }
+
+    fn matmul(&mut self, op: &MatMul) -> Result<()> {
+        let (rows, cols) = self.shapes[op.weight.0 as usize];
+        let mut out = self.take(op.out);
+        if let Weight::Fast(matrix) = &self.weights[op.weight.0 as usize] {
+            let x = &self.buffers[op.x.0 as usize];
+            let tokens = x.len() / cols;
+            if self.quantized != Some(op.x) {
+                self.activations.quantize(x, tokens, cols);
+                self.quantized = Some(op.x);
+            }
+            matrix.matmul(&self.activations, tokens, op.store, &mut out);
+            if let Some(bias) = op.bias.map(|b| self.vector(b)) {
+                for y in out.chunks_exact_mut(rows) {
+                    y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+                }
+            }
+        } else {
+            self.matmul_reference(op, rows, cols, &mut out);
+        }
+        self.put(op.out, out);
+        Ok(())
+    }
+
+    fn matmul_reference(&mut self, op: &MatMul, rows: usize, cols: usize, out: &mut [f32]) {
+        let mut row = core::mem::take(&mut self.row);
+        row.resize(cols, 0.0);
+        let x = self.read(op.x);
+        for n in 0..rows {
+            self.weights[op.weight.0 as usize].row(n, &mut row);
+            let bias = op.bias.map_or(0.0, |b| self.vector(b)[n]);
+            for (x, y) in x.chunks_exact(cols).zip(out.chunks_exact_mut(rows)) {
+                let sum = kernels::matmul::reference(&row, x) + bias;
+                match op.store {
+                    Store::Replace => y[n] = sum,
+                    Store::Add => y[n] += sum,
+                }
+            }
+        }
+        self.row = row;
+    }
+
+    fn attention(&mut self, op: &Attention, step: Step) -> Result<()> {
+        let mut out = self.take(op.out);
+        let q = self.read(op.q);
+        match &self.kv[op.slot.0 as usize] {
+            KvCache::Plain { info, k, v } => attention_reference(op, step, q, *info, (k, v), &mut out),
+            KvCache::Fast(cache) => cache.attention(op, step.position, q, &mut out),
+        }
+        self.put(op.out, out);
+        Ok(())
+    }
+}
+
+/// Every head of every token by the specification.
+fn attention_reference(op: &Attention, step: Step, q: &[f32], info: KvInfo, kv: (&[f32], &[f32]), out: &mut [f32]) {
+    let (d, stride) = (info.head_dim, info.heads * info.head_dim);
+    let group = op.heads / info.heads;
+    for t in 0..step.tokens {
+        let visible = op.visible(step.position + t);
+        for h in 0..op.heads {
+            let at = (t * op.heads + h) * d;
+            let first = visible.start * stride + h / group * d;
+            let (k, v) = (&kv.0[first..], &kv.1[first..]);
+            let out = &mut out[at..at + d];
+            kernels::attention::reference(&q[at..at + d], k, v, stride, visible.len(), op.scale, out);
+        }
+    }
+}
+
+impl WeightSink for CpuExecutor {
+    fn rows(&mut self, id: WeightId, spec: &WeightSpec, first_row: usize, bytes: &[u8]) -> Result<()> {
+        let weight = &mut self.weights[id.0 as usize];
+        match spec.role {
+            WeightRole::Vector => {
+                let mut values = vec![0.0; spec.cols];
+                spec.quant.dequantize(bytes, &mut values);
+                *weight = Weight::Vector(values);
+            }
+            WeightRole::Matrix | WeightRole::Gathered => {
+                if let Weight::Missing = weight {
+                    *weight = match self.path {
+                        CpuPath::Reference => Weight::Stored {
+                            quant: spec.quant,
+                            cols: spec.cols,
+                            bytes: Vec::with_capacity(spec.location.len as usize),
+                        },
+                        CpuPath::Fast => Weight::Fast(FastMatrix::new(&spec.name, spec.quant, spec.rows, spec.cols)?),
+                    };
+                }
+                match weight {
+                    Weight::Stored { bytes: stored, .. } => stored.extend_from_slice(bytes),
+                    Weight::Fast(matrix) => matrix.write_rows(first_row, bytes),
+                    Weight::Missing | Weight::Vector(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}

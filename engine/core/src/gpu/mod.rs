@@ -1,1 +1,24 @@
-//! Placeholder of the first commit.
+//! The graphics device's executor: a recording becomes dispatches, bound once and replayed for each step.
+
+mod device;
+mod executor;
+mod layout;
+mod pipelines;
+mod plan;
+pub mod shader;
+#[cfg(test)]
+mod shader_tests;
+mod signal;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+pub use device::Gpu;
+#[cfg(not(target_arch = "wasm32"))]
+pub use device::open_native;
+#[cfg(target_arch = "wasm32")]
+pub use device::open_web;
+pub use executor::{GpuExecutor, Options, StepParams};
+pub use layout::{Element, Packing};

@@ -2,6 +2,8 @@
 //! `out = Σ_j softmax_j(scale · q·K[j]) · V[j]` over positions `j ≤ p`, and `j > p − window` when there is a window. Query
 //! head h reads key/value head `h / (H/K)`. Softmax in f32.
 
+use crate::error::{Error, Result};
+use crate::gpu::shader::{Access, Count, Dispatch, Grid, Mode, Planner, Resource, Shader, When, params, params_bytes};
 use crate::recording::{BufferId, KvSlot};
 
 /// Attention of the step's queries over the cached and appended keys and values.
@@ -44,5 +46,103 @@ pub fn reference(q: &[f32], k: &[f32], v: &[f32], stride: usize, n: usize, scale
         for i in 0..d {
             out[i] += s / sum * v[j * stride + i];
         }
+    }
+}
+
+params! {
+    /// Uniform parameters of `attention.wgsl`.
+    pub struct Params {
+        heads: u32,
+        per_kv_head: u32,
+        kv_quads: u32,
+        window: u32,
+        scale: f32,
+    }
+}
+
+const FILES: &[&str] = &["lib/step.wgsl", "attention.wgsl"];
+
+/// `attention.wgsl`: all positions by one workgroup.
+pub static WHOLE: Shader = Shader {
+    files: FILES,
+    entry: "whole",
+    params: Params::LAYOUT,
+    bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (5, Access::Write)],
+};
+
+/// `attention.wgsl`: some positions of a single token.
+pub static PART: Shader = Shader {
+    files: FILES,
+    entry: "part",
+    params: Params::LAYOUT,
+    bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (5, Access::Write)],
+};
+
+/// `attention.wgsl`: joins the parts.
+pub static MERGE: Shader =
+    Shader { files: FILES, entry: "merge", params: Params::LAYOUT, bindings: &[(5, Access::Write), (6, Access::Read)] };
+
+/// Positions of a part.
+pub const PART_POSITIONS: u32 = 128;
+
+/// Head widths that the shader's lanes can hold.
+const MAX_HEAD_DIM: usize = 256;
+
+/// Constants for the usual head widths.
+#[cfg(test)]
+pub(crate) fn variants() -> Vec<crate::gpu::shader::Variant> {
+    let widths = [32.0, 64.0, 80.0, 96.0, 128.0, 256.0];
+    widths.iter().flat_map(|d| [&WHOLE, &PART, &MERGE].map(|shader| (shader, vec![("D", *d)]))).collect()
+}
+
+impl Attention {
+    /// Bytes that the parts of a context of `positions` need.
+    pub fn scratch_bytes(&self, head_dim: usize, positions: usize) -> u64 {
+        let parts = positions.div_ceil(PART_POSITIONS as usize);
+        (self.heads * parts * (head_dim + 4) * 4) as u64
+    }
+
+    /// One workgroup for each head of each token; a single token with a long context gets one for each part of it.
+    pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
+        let kv = planner.recording.kv[self.slot.0 as usize];
+        planner.per_token("attention", self.q)?;
+        planner.quads("attention", "a head", kv.head_dim)?;
+        if kv.head_dim > MAX_HEAD_DIM {
+            return Err(Error::unsupported(
+                format!("attention with heads of {}", kv.head_dim),
+                format!("the graphics device takes heads of at most {MAX_HEAD_DIM}; run this model on the CPU"),
+            ));
+        }
+        let params = params_bytes(Params {
+            heads: self.heads as u32,
+            per_kv_head: (self.heads / kv.heads) as u32,
+            kv_quads: (kv.heads * kv.head_dim / 4) as u32,
+            window: self.window.map_or(0, |w| w as u32),
+            scale: self.scale,
+        });
+        let window = self.window.map_or(u32::MAX, |w| w as u32);
+        let constants = vec![("D", kv.head_dim as f64)];
+        let heads = Count::Fixed(self.heads as u32);
+        let inputs = |out| vec![Resource::Buffer(self.q), Resource::Keys(self.slot), Resource::Values(self.slot), out];
+        let dispatch = |shader, resources, y, z, when| Dispatch {
+            shader,
+            constants: constants.clone(),
+            params: params.clone(),
+            resources,
+            grid: Grid { x: heads, y, z, when },
+        };
+        let (out, one) = (Resource::Buffer(self.out), Count::Fixed(1));
+        if planner.mode == Mode::Prefill {
+            let tokens = Count::Tokens { each: 1, per_group: 1 };
+            return Ok(vec![dispatch(&WHOLE, inputs(out), one, tokens, When::Always)]);
+        }
+        let parts = Count::Parts { window, part: PART_POSITIONS };
+        let short = When::Sees { window, range: 0..PART_POSITIONS + 1 };
+        let long = When::Sees { window, range: PART_POSITIONS + 1..u32::MAX };
+        Ok(vec![
+            dispatch(&WHOLE, inputs(out), one, one, short),
+            dispatch(&PART, inputs(Resource::Scratch), parts, one, long.clone()),
+            dispatch(&MERGE, vec![out, Resource::Scratch], one, one, long),
+        ])
     }
 }

@@ -1,5 +1,7 @@
 //! `out[t, :] = scale · table[token[t], :]`, with table `[V, D]` and out `[T, D]`.
 
+use crate::error::Result;
+use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes};
 use crate::recording::BufferId;
 use crate::weights::WeightId;
 
@@ -18,5 +20,57 @@ pub struct Embed {
 pub fn reference(scale: f32, row: &mut [f32]) {
     for v in row {
         *v *= scale;
+    }
+}
+
+params! {
+    /// Uniform parameters of `embed.wgsl`.
+    pub struct Params {
+        rows: u32,
+        cols: u32,
+        first_row: u32,
+        scale: f32,
+        tokens: u32,
+    }
+}
+
+/// `embed.wgsl`.
+pub static SHADER: Shader = Shader {
+    files: &["lib/matrix.wgsl", "lib/step.wgsl", "embed.wgsl"],
+    entry: "main",
+    params: Params::LAYOUT,
+    bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (5, Access::Write)],
+};
+
+/// Every combination of constants that a recording can ask for.
+#[cfg(test)]
+pub(crate) fn variants() -> Vec<crate::gpu::shader::Variant> {
+    crate::gpu::Packing::all().into_iter().map(|packing| (&SHADER, packing.constants())).collect()
+}
+
+impl Embed {
+    /// One dispatch for each shard of the table.
+    pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
+        let cols = planner.table.get(self.table).cols;
+        let quads = planner.quads("embed", "a row", cols)?;
+        let shards = planner.matrices.shards(self.table).into_iter().enumerate().map(|(shard, rows)| Dispatch {
+            shader: &SHADER,
+            constants: planner.packing(self.table).constants(),
+            params: params_bytes(Params {
+                rows: rows.len() as u32,
+                cols: cols as u32,
+                first_row: rows.start as u32,
+                scale: self.scale,
+                tokens: planner.tokens(self.out).own(),
+            }),
+            resources: vec![
+                Resource::Codes(self.table, shard),
+                Resource::Scales(self.table, shard),
+                Resource::Tokens,
+                Resource::Buffer(self.out),
+            ],
+            grid: Grid::items(quads, planner.tokens(self.out)),
+        });
+        Ok(shards.collect())
     }
 }

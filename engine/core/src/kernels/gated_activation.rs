@@ -1,5 +1,7 @@
 //! `gate[t, f] = activation(gate[t, f]) · up[t, f]`, in place on gate.
 
+use crate::error::Result;
+use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes};
 use crate::recording::BufferId;
 
 /// The gate's activation.
@@ -36,5 +38,54 @@ pub struct GatedActivation {
 pub fn reference(gate: &mut [f32], up: &[f32], activation: Activation) {
     for (g, u) in gate.iter_mut().zip(up) {
         *g = activation.apply(*g) * u;
+    }
+}
+
+params! {
+    /// Uniform parameters of `gated_activation.wgsl`.
+    pub struct Params {
+        cols: u32,
+        activation: u32,
+        tokens: u32,
+        gate: u32,
+        up: u32,
+    }
+}
+
+/// `gated_activation.wgsl`.
+pub static SHADER: Shader = Shader {
+    files: &["lib/activation.wgsl", "lib/step.wgsl", "gated_activation.wgsl"],
+    entry: "main",
+    params: Params::LAYOUT,
+    bindings: &[(2, Access::Write)],
+};
+
+impl Activation {
+    /// Its number in `lib/activation.wgsl`.
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::Silu => 0,
+            Self::GeluTanh => 1,
+        }
+    }
+}
+
+impl GatedActivation {
+    /// One invocation for each value.
+    pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
+        let cols = planner.cols(self.gate);
+        Ok(vec![Dispatch {
+            shader: &SHADER,
+            constants: Vec::new(),
+            params: params_bytes(Params {
+                cols,
+                activation: self.activation.number(),
+                tokens: planner.tokens(self.gate).own(),
+                gate: planner.offset(self.gate),
+                up: planner.offset(self.up),
+            }),
+            resources: vec![Resource::Shared(self.gate)],
+            grid: Grid::items(cols, planner.tokens(self.gate)),
+        }])
     }
 }

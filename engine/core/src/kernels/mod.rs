@@ -1,6 +1,7 @@
 //! The kernels: one file each, with the formula, the operation an executor runs, and the plain reference that is its
 //! specification. `shaders/` holds the WGSL twin under the same stem.
 
+pub mod argmax;
 pub mod attention;
 pub mod embed;
 pub mod gated_activation;
@@ -10,6 +11,7 @@ pub mod matmul;
 pub mod rms_norm;
 pub mod rope;
 
+pub use argmax::Argmax;
 pub use attention::Attention;
 pub use embed::Embed;
 pub use gated_activation::{Activation, GatedActivation};

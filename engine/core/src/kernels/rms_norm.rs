@@ -1,6 +1,8 @@
 //! `out[i, :] = x[i, :] · w / sqrt(mean(x[i, :]²) + eps)` over every stretch of `width` values: a token's row, or each of
 //! its heads. Sums in f32.
 
+use crate::error::Result;
+use crate::gpu::shader::{Access, Count, Dispatch, Grid, Planner, Resource, Shader, Tokens, params, params_bytes};
 use crate::recording::BufferId;
 use crate::weights::WeightId;
 
@@ -27,5 +29,51 @@ pub fn reference(x: &[f32], weight: Option<&[f32]>, width: usize, eps: f32, out:
         for i in 0..width {
             out[i] = x[i] * scale * weight.map_or(1.0, |w| w[i]);
         }
+    }
+}
+
+params! {
+    /// Uniform parameters of `rms_norm.wgsl`.
+    pub struct Params {
+        width: u32,
+        stretches: u32,
+        has_weight: u32,
+        eps: f32,
+        tokens: u32,
+    }
+}
+
+/// `rms_norm.wgsl`.
+pub static SHADER: Shader = Shader {
+    files: &["lib/step.wgsl", "rms_norm.wgsl"],
+    entry: "main",
+    params: Params::LAYOUT,
+    bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Write)],
+};
+
+impl RmsNorm {
+    /// One workgroup for each stretch.
+    pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
+        let each = planner.cols(self.x) / self.width as u32;
+        Ok(vec![Dispatch {
+            shader: &SHADER,
+            constants: Vec::new(),
+            params: params_bytes(Params {
+                width: self.width as u32,
+                stretches: each,
+                has_weight: u32::from(self.weight.is_some()),
+                eps: self.eps,
+                tokens: planner.tokens(self.x).own(),
+            }),
+            resources: vec![
+                Resource::Buffer(self.x),
+                self.weight.map_or(Resource::Unused, Resource::Vector),
+                Resource::Buffer(self.out),
+            ],
+            grid: Grid::line(match planner.tokens(self.x) {
+                Tokens::Step => Count::Tokens { each, per_group: 1 },
+                Tokens::One => Count::Fixed(each),
+            }),
+        }])
     }
 }

@@ -1,6 +1,8 @@
 //! Rotary position embedding, in place: each pair (a, b) of a head becomes `(a·cos − b·sin, b·cos + a·sin)` with the angle
 //! `position · frequency[i]`.
 
+use crate::error::Result;
+use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, Tokens, params, params_bytes};
 use crate::recording::{BufferId, RopeTable};
 
 /// Which values of a head rotate together, for pair i of d/2.
@@ -53,5 +55,41 @@ pub fn reference(row: &mut [f32], head_dim: usize, pairing: Pairing, angles: &[(
             let (a, b) = pairing.pair(i, head_dim);
             (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[b] * cos + head[a] * sin);
         }
+    }
+}
+
+params! {
+    /// Uniform parameters of `rope.wgsl`.
+    pub struct Params {
+        pairs: u32,
+        half: u32,
+        adjacent: u32,
+    }
+}
+
+/// `rope.wgsl`.
+pub static SHADER: Shader = Shader {
+    files: &["lib/step.wgsl", "rope.wgsl"],
+    entry: "main",
+    params: Params::LAYOUT,
+    bindings: &[(2, Access::Read), (3, Access::Write)],
+};
+
+impl Rope {
+    /// One invocation for each pair.
+    pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
+        planner.per_token("rope", self.x)?;
+        let pairs = planner.cols(self.x) / 2;
+        Ok(vec![Dispatch {
+            shader: &SHADER,
+            constants: Vec::new(),
+            params: params_bytes(Params {
+                pairs,
+                half: (self.head_dim / 2) as u32,
+                adjacent: u32::from(self.pairing == Pairing::Adjacent),
+            }),
+            resources: vec![Resource::Angles(self.table), Resource::Buffer(self.x)],
+            grid: Grid::items(pairs, Tokens::Step),
+        }])
     }
 }

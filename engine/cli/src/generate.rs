@@ -1,0 +1,104 @@
+//! `generate` streams a continuation; `bench` measures speed and memory.
+
+use std::io::Write;
+use std::time::Instant;
+
+use sotto_core::cpu::CpuPath;
+use sotto_core::generate::{Generator, Progress};
+use sotto_core::sampler::{Sampler, SamplerOptions};
+use sotto_core::tokenizer::{Detokenizer, Message, Role, Specials};
+use sotto_core::{Error, Result};
+
+use crate::arguments::Arguments;
+use crate::load;
+
+pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
+    let opened = load::open(arguments.model()?)?;
+    let model = &opened.model;
+    let prompt = match (arguments.text("prompt"), arguments.text("chat")) {
+        (Some(text), None) => {
+            let mut ids: Vec<u32> = model.bos.filter(|_| model.tokenizer.add_bos()).into_iter().collect();
+            ids.extend(model.tokenizer.encode(text, Specials::Off));
+            ids
+        }
+        (None, Some(text)) => {
+            let message = Message { role: Role::User, content: text.to_owned() };
+            model.chat_format()?.render(&model.tokenizer, &[message], true)?
+        }
+        _ => return Err(Error::format("generate", "give either --prompt TEXT or --chat TEXT")),
+    };
+    let sampling = SamplerOptions {
+        temperature: arguments.number("temperature", 0.0)?,
+        top_k: arguments.number("top-k", 0)?,
+        top_p: arguments.number("top-p", 1.0)?,
+        min_p: arguments.number("min-p", 0.0)?,
+        repetition_penalty: arguments.number("repetition-penalty", 1.0)?,
+        seed: arguments.number("seed", 0)?,
+    };
+    let mut sampler = Sampler::new(sampling)?;
+    let mut generator = load::generator(&opened, arguments.device(CpuPath::Fast)?)?;
+    let mut detokenizer = Detokenizer::new(&model.tokenizer, true);
+    let mut history = prompt.clone();
+    generator.start(&prompt)?;
+    for _ in 0..arguments.number("max", 256)? {
+        let mut logits = next(&mut generator)?;
+        let id = sampler.sample(&mut logits, &history)?;
+        if model.eos.contains(&id) || !generator.accept(id) {
+            break;
+        }
+        history.push(id);
+        print!("{}", detokenizer.push(&model.tokenizer, id));
+        std::io::stdout().flush().map_err(|e| Error::format("standard output", e.to_string()))?;
+    }
+    println!("{}", detokenizer.flush());
+    Ok(true)
+}
+
+fn next(generator: &mut Generator) -> Result<Vec<f32>> {
+    loop {
+        if let Progress::Logits(logits) = pollster::block_on(generator.advance())? {
+            return Ok(logits);
+        }
+    }
+}
+
+pub(crate) fn bench(arguments: &Arguments) -> Result<bool> {
+    let opened = load::open(arguments.model()?)?;
+    let mut generator = load::generator(&opened, arguments.device(CpuPath::Fast)?)?;
+    let new: usize = arguments.number("new", 64)?;
+    let vocab = opened.model.tokenizer.vocab_len() as u32;
+    let mut rows = Vec::new();
+    for context in [128usize, 512, 2048] {
+        // Ids spread over the vocabulary: the same everywhere, and no prefix of another length's.
+        let prompt: Vec<u32> =
+            (0..context as u32).map(|i| (i * 2_654_435_761u32.wrapping_add(context as u32)) % vocab).collect();
+        generator.forget();
+        generator.start(&prompt)?;
+        let start = Instant::now();
+        next(&mut generator)?;
+        let prefill = start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        for i in 0..new {
+            if !generator.accept(prompt[i % prompt.len()]) {
+                break;
+            }
+            next(&mut generator)?;
+        }
+        let decode = start.elapsed().as_secs_f64();
+        rows.push(serde_json::json!({
+            "context": context,
+            "prefill_tokens_per_second": context as f64 / prefill,
+            "decode_tokens_per_second": new as f64 / decode,
+        }));
+    }
+    let report = serde_json::json!({ "results": rows, "peak_memory_bytes": peak_memory() });
+    println!("{report:#}");
+    Ok(true)
+}
+
+/// The process's peak resident memory, where the system says it.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}

@@ -1,0 +1,207 @@
+//! From prompt ids to new ids: prefill in chunks, then one step per token, keeping the cache across turns.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::cpu::CpuExecutor;
+use crate::error::{Error, Result};
+use crate::gpu::GpuExecutor;
+use crate::recording::{BufferId, Recording, Step};
+use crate::sampler::argmax;
+use crate::weights::{WeightId, WeightSink, WeightSpec};
+
+/// Steps that a graphics device is given ahead of the ids read back.
+const STEPS_IN_FLIGHT: usize = 4;
+
+/// Where a recording runs.
+pub enum Executor {
+    /// On the CPU.
+    Cpu(Box<CpuExecutor>),
+    /// On a graphics device.
+    Gpu(Box<GpuExecutor>),
+}
+
+impl Executor {
+    /// Runs the recording for a step.
+    pub fn run(&mut self, step: Step, tokens: &[u32]) -> Result<()> {
+        match self {
+            Self::Cpu(cpu) => cpu.run(step, tokens),
+            Self::Gpu(gpu) => gpu.run(step, tokens),
+        }
+    }
+
+    /// Runs the recording for a step and returns its stages: name and values.
+    pub async fn run_stages(&mut self, step: Step, tokens: &[u32]) -> Result<Vec<(String, Vec<f32>)>> {
+        match self {
+            Self::Cpu(cpu) => cpu.run_stages(step, tokens),
+            Self::Gpu(gpu) => gpu.run_stages(step, tokens).await,
+        }
+    }
+
+    /// Runs the recording for a step and returns the last token's logits, `[V]`.
+    pub async fn run_for_logits(&mut self, step: Step, tokens: &[u32], logits: BufferId) -> Result<Vec<f32>> {
+        match self {
+            Self::Cpu(cpu) => {
+                cpu.run(step, tokens)?;
+                Ok(cpu.read(logits).to_vec())
+            }
+            Self::Gpu(gpu) => gpu.run_for_logits(step, tokens).await,
+        }
+    }
+
+    /// Reads a buffer of one row.
+    pub async fn read(&mut self, buffer: BufferId) -> Result<Vec<f32>> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.read(buffer).to_vec()),
+            Self::Gpu(gpu) => gpu.read(buffer, 1).await,
+        }
+    }
+
+    /// Makes room for `positions` tokens, or says why there is none.
+    pub async fn reserve(&mut self, positions: usize) -> Result<()> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Gpu(gpu) => gpu.reserve(positions).await,
+        }
+    }
+
+    /// Tokens that one step reads at most: small enough that Stop and progress are felt.
+    pub fn chunk(&self) -> usize {
+        match self {
+            Self::Cpu(_) => 32,
+            Self::Gpu(gpu) => gpu.max_tokens(),
+        }
+    }
+}
+
+impl WeightSink for Executor {
+    fn rows(&mut self, id: WeightId, spec: &WeightSpec, first_row: usize, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Cpu(cpu) => cpu.rows(id, spec, first_row, bytes),
+            Self::Gpu(gpu) => gpu.rows(id, spec, first_row, bytes),
+        }
+    }
+}
+
+/// A model ready to generate: its executor, and the tokens whose keys and values are cached.
+pub struct Generator {
+    executor: Executor,
+    recording: Arc<Recording>,
+    context: usize,
+    cached: Vec<u32>,
+    /// Tokens to read before the next logits: the prompt's rest, or the token just chosen.
+    pending: Vec<u32>,
+}
+
+/// What [`Generator::advance`] did.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    /// Read part of the prompt; this many of its tokens are left.
+    Read {
+        /// Tokens still to read.
+        left: usize,
+    },
+    /// Logits of the next token: `[V]`.
+    Logits(Vec<f32>),
+}
+
+impl Generator {
+    /// Wraps an executor whose weights have streamed in. `context` is the number of positions it may use.
+    pub fn new(executor: Executor, recording: Arc<Recording>, context: usize) -> Self {
+        Self { executor, recording, context, cached: Vec::new(), pending: Vec::new() }
+    }
+
+    /// Positions in use.
+    pub fn used(&self) -> usize {
+        self.cached.len()
+    }
+
+    /// Positions there are.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// The executor, for checks.
+    pub fn executor(&mut self) -> &mut Executor {
+        &mut self.executor
+    }
+
+    /// The recording, for checks.
+    pub fn recording(&self) -> &Recording {
+        &self.recording
+    }
+
+    /// Starts on a prompt. The longest prefix that is cached already is not read again; returns how many tokens are left
+    /// to read. The last token is always read, since its logits are wanted.
+    pub fn start(&mut self, prompt: &[u32]) -> Result<usize> {
+        if prompt.is_empty() {
+            return Err(Error::format("prompt", "it is empty"));
+        }
+        if prompt.len() > self.context {
+            return Err(Error::ContextFull { tokens: prompt.len(), limit: self.context });
+        }
+        let shared = prompt.iter().zip(&self.cached).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
+        self.cached.truncate(shared);
+        self.pending = prompt[shared..].to_vec();
+        Ok(self.pending.len())
+    }
+
+    /// Appends the token that was chosen. False when the context is full.
+    pub fn accept(&mut self, token: u32) -> bool {
+        self.pending.push(token);
+        self.cached.len() + self.pending.len() <= self.context
+    }
+
+    /// Reads at most one chunk of what is pending, and gives the logits when nothing is left.
+    pub async fn advance(&mut self) -> Result<Progress> {
+        let tokens = self.pending.len().min(self.executor.chunk());
+        let step = Step { position: self.cached.len(), tokens };
+        let chunk: Vec<u32> = self.pending.drain(..tokens).collect();
+        self.executor.reserve(step.position + tokens).await?;
+        if !self.pending.is_empty() {
+            self.executor.run(step, &chunk)?;
+            self.cached.extend_from_slice(&chunk);
+            return Ok(Progress::Read { left: self.pending.len() });
+        }
+        let logits = self.recording.logits.ok_or_else(|| Error::format("model", "its recording has no logits"))?;
+        let values = self.executor.run_for_logits(step, &chunk, logits).await?;
+        self.cached.extend_from_slice(&chunk);
+        Ok(Progress::Logits(values))
+    }
+
+    /// Writes `count` tokens greedily and returns them, without looking at the logits: on a graphics device the chosen id
+    /// stays there, and several steps are in flight.
+    pub async fn greedy(&mut self, first: u32, count: usize) -> Result<Vec<u32>> {
+        let count = count.min(self.context.saturating_sub(self.cached.len()));
+        let mut ids = Vec::with_capacity(count);
+        if let Executor::Gpu(gpu) = &mut self.executor {
+            gpu.reserve(self.cached.len() + count).await?;
+            let take = |id| {
+                ids.push(id);
+                ControlFlow::Continue(())
+            };
+            gpu.decode_greedy(first, self.cached.len(), count, STEPS_IN_FLIGHT, take).await?;
+            // Every id but the last was also read.
+            self.cached.push(first);
+            self.cached.extend_from_slice(&ids[..ids.len().saturating_sub(1)]);
+            return Ok(ids);
+        }
+        let mut next = first;
+        while ids.len() < count && self.accept(next) {
+            let logits = loop {
+                if let Progress::Logits(logits) = self.advance().await? {
+                    break logits;
+                }
+            };
+            next = argmax(&logits)?;
+            ids.push(next);
+        }
+        Ok(ids)
+    }
+
+    /// Forgets every cached token.
+    pub fn forget(&mut self) {
+        self.cached.clear();
+        self.pending.clear();
+    }
+}

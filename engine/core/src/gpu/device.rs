@@ -1,0 +1,192 @@
+//! Opening the graphics device, and waiting for it. The only place that knows native from web.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+
+use super::signal::signal;
+
+/// An open device.
+#[derive(Debug, Clone)]
+pub struct Gpu {
+    /// The device.
+    pub device: wgpu::Device,
+    /// Its queue.
+    pub queue: wgpu::Queue,
+    /// Name and interface, for people: `NVIDIA H200 (Vulkan)`.
+    pub name: String,
+    /// True when the device computes on the CPU.
+    pub software: bool,
+    /// True when shaders may use subgroup operations.
+    pub subgroups: bool,
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl Gpu {
+    async fn open(adapter: &wgpu::Adapter, software: bool) -> Result<Self> {
+        let info = adapter.get_info();
+        let adapter_limits = adapter.limits();
+        // WebGPU's defaults but for sizes of buffers: what passes natively then passes in every browser.
+        let limits = wgpu::Limits {
+            max_buffer_size: adapter_limits.max_buffer_size,
+            max_storage_buffer_binding_size: adapter_limits.max_storage_buffer_binding_size,
+            ..wgpu::Limits::default()
+        };
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("sotto"),
+                required_features: adapter.features() & wgpu::Features::SUBGROUP,
+                required_limits: limits,
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| Error::Gpu(format!("{} could not be opened: {e}", info.name)))?;
+        let failure = Arc::new(Mutex::new(None::<String>));
+        let (on_error, on_lost) = (failure.clone(), failure.clone());
+        let keep_first = |slot: &Mutex<Option<String>>, text: String| {
+            slot.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
+        };
+        device.on_uncaptured_error(Arc::new(move |error| keep_first(&on_error, describe(&error))));
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                keep_first(&on_lost, format!("it was lost ({message}); ask again to start it anew"));
+            }
+        });
+        let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
+        Ok(Self { device, queue, name: display_name(&info), software, subgroups, failure })
+    }
+
+    /// The first error that no call reported, if there was one.
+    pub fn check(&self) -> Result<()> {
+        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            None => Ok(()),
+            Some(text) => Err(Error::Gpu(text)),
+        }
+    }
+
+    /// Runs `make` and fails with words when the device refuses or has no memory left.
+    pub(super) async fn guarded<T>(&self, what: &str, make: impl FnOnce() -> Result<T>) -> Result<T> {
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let made = make();
+        let (validation, memory) = (validation.pop(), memory.pop());
+        let error = match validation.await {
+            None => memory.await,
+            some => some,
+        };
+        match error {
+            None => made,
+            Some(error) => Err(Error::Gpu(format!("{what}: {}", describe(&error)))),
+        }
+    }
+
+    /// Waits until everything submitted so far has run.
+    pub async fn settle(&self) -> Result<()> {
+        let (done, finished) = signal();
+        self.queue.on_submitted_work_done(move || done.send(()));
+        self.pump(None)?;
+        finished.await;
+        self.check()
+    }
+
+    /// Maps `bytes` of a staging buffer and copies them out, once `submission` has run.
+    pub(super) async fn map(
+        &self,
+        staging: &wgpu::Buffer,
+        bytes: u64,
+        submission: Option<wgpu::SubmissionIndex>,
+    ) -> Result<Vec<u8>> {
+        let (done, mapped) = signal();
+        staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| done.send(result));
+        self.pump(submission)?;
+        self.check()?;
+        mapped.await.map_err(|e| self.check().err().unwrap_or_else(|| Error::Gpu(format!("reading back: {e}"))))?;
+        let copy = staging.get_mapped_range(0..bytes).map_err(|e| Error::Gpu(format!("reading back: {e}")))?.to_vec();
+        staging.unmap();
+        Ok(copy)
+    }
+
+    /// Natively callbacks run while the device is polled; a browser runs them by itself.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn pump(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        self.device
+            .poll(wgpu::PollType::Wait { submission_index: submission, timeout: None })
+            .map(|_| ())
+            .map_err(|e| Error::Gpu(format!("waiting for it: {e}")))
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    fn pump(&self, _: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn describe(error: &wgpu::Error) -> String {
+    match error {
+        wgpu::Error::OutOfMemory { .. } => {
+            "it has no memory left; close other tabs that use it, or choose a smaller model".into()
+        }
+        other => other.to_string(),
+    }
+}
+
+fn display_name(info: &wgpu::AdapterInfo) -> String {
+    let name = if info.name.is_empty() { info.driver.as_str() } else { info.name.as_str() };
+    format!("{} ({:?})", if name.is_empty() { "graphics device" } else { name }, info.backend)
+}
+
+fn is_software(info: &wgpu::AdapterInfo) -> bool {
+    let text = format!("{} {} {}", info.name, info.driver, info.driver_info).to_lowercase();
+    info.device_type == wgpu::DeviceType::Cpu || text.contains("swiftshader") || text.contains("llvmpipe")
+}
+
+/// Opens a device natively, by Vulkan: the first that is not a CPU, else a CPU one.
+///
+/// `WGPU_ADAPTER_NAME` picks by a part of the name, `VK_ICD_FILENAMES` by driver.
+#[cfg(not(target_arch = "wasm32"))]
+pub async fn open_native() -> Result<Gpu> {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::VULKAN,
+        flags: wgpu::InstanceFlags::empty(),
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    let wanted = std::env::var("WGPU_ADAPTER_NAME").unwrap_or_default().to_lowercase();
+    let adapters = instance.enumerate_adapters(wgpu::Backends::VULKAN).await;
+    let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
+    let adapter = adapters
+        .into_iter()
+        .filter(|a| a.get_info().name.to_lowercase().contains(&wanted))
+        .min_by_key(|a| is_software(&a.get_info()))
+        .ok_or_else(|| {
+            Error::Gpu(if names.is_empty() {
+                "no Vulkan driver was found; install one (mesa-vulkan-drivers computes on the CPU)".into()
+            } else {
+                format!("none of {names:?} has {wanted:?} in its name (WGPU_ADAPTER_NAME)")
+            })
+        })?;
+    Gpu::open(&adapter, is_software(&adapter.get_info())).await
+}
+
+/// Opens the browser's device. A software one fails unless `accept_software`: Sotto's own CPU path is faster.
+#[cfg(target_arch = "wasm32")]
+pub async fn open_web(accept_software: bool) -> Result<Gpu> {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::BROWSER_WEBGPU,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    let options =
+        wgpu::RequestAdapterOptions { power_preference: wgpu::PowerPreference::HighPerformance, ..Default::default() };
+    let adapter = instance
+        .request_adapter(&options)
+        .await
+        .map_err(|_| Error::Gpu("this browser offers no WebGPU adapter on this machine".into()))?;
+    let info = adapter.get_info();
+    let software = is_software(&info);
+    if software && !accept_software {
+        return Err(Error::Gpu(format!(
+            "{} computes on the CPU, slower than Sotto's own CPU path",
+            display_name(&info)
+        )));
+    }
+    Gpu::open(&adapter, software).await
+}

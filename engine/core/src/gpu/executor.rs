@@ -1,0 +1,592 @@
+//! Runs a recording on the graphics device: one submit and one compute pass for each step, nothing created on the way.
+
+use std::collections::VecDeque;
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::kernels::Op;
+use crate::kernels::rope::angles;
+use crate::recording::{BufferId, KvInfo, Recording, Rows, Step};
+use crate::weights::{WeightId, WeightSink, WeightSpec, WeightTable};
+
+use super::device::Gpu;
+use super::pipelines::Pipelines;
+use super::plan::{Plan, Planned};
+use super::shader::{Dispatch, Mode, Planner, Resource, params};
+use super::weights::GpuWeights;
+
+/// How an executor divides its work.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Most tokens of a step: the size of activation buffers.
+    pub max_tokens: usize,
+    /// Most positions of the context, if less than a binding holds.
+    pub max_positions: usize,
+    /// Positions the key/value caches start with; they double when needed.
+    pub first_positions: usize,
+    /// Most bytes of a binding, if less than the device allows.
+    pub binding_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_tokens: 256, max_positions: usize::MAX, first_positions: 512, binding_bytes: u64::MAX }
+    }
+}
+
+params! {
+    /// The uniform that `shaders/lib/step.wgsl` declares.
+    pub struct StepParams {
+        position: u32,
+        tokens: u32,
+    }
+}
+
+/// Uniform slots and activations in a shared buffer begin at multiples of this: WebGPU's alignment of offsets.
+const ALIGNMENT: u64 = 256;
+/// Ids that [`GpuExecutor::decode_greedy`] has under way at most.
+const MOST_IN_FLIGHT: usize = 8;
+/// What activations, caches and scratch are for.
+const STORAGE: wgpu::BufferUsages =
+    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
+
+/// A dispatch with its pipeline and bind group.
+struct Bound {
+    dispatch: Dispatch,
+    ops_done: usize,
+    slot: u64,
+    pipeline: usize,
+    group: wgpu::BindGroup,
+}
+
+/// An activation: a stretch of a buffer.
+struct Activation {
+    buffer: usize,
+    offset: u64,
+    bytes: u64,
+}
+
+/// Everything a bind group may name.
+struct Buffers {
+    weights: GpuWeights,
+    shared: Vec<wgpu::Buffer>,
+    activations: Vec<Activation>,
+    keys: Vec<wgpu::Buffer>,
+    values: Vec<wgpu::Buffer>,
+    angles: Vec<wgpu::Buffer>,
+    tokens: wgpu::Buffer,
+    step: wgpu::Buffer,
+    params: wgpu::Buffer,
+    scratch: wgpu::Buffer,
+    unused: wgpu::Buffer,
+}
+
+/// A recording on the graphics device.
+pub struct GpuExecutor {
+    gpu: Gpu,
+    recording: Arc<Recording>,
+    options: Options,
+    /// Rows of the smallest embedding table: ids are below.
+    vocabulary: usize,
+    buffers: Buffers,
+    pipelines: Pipelines,
+    /// For steps of one token, and of any number.
+    decode: Vec<Bound>,
+    prefill: Vec<Bound>,
+    /// After `decode`: the most likely token becomes the next step's input.
+    argmax: Option<Bound>,
+    /// Positions the caches hold now.
+    capacity: usize,
+    /// Where ids come back.
+    staging: Vec<wgpu::Buffer>,
+    /// Readback buffer of [`Self::run_for_logits`].
+    logits_staging: Option<wgpu::Buffer>,
+}
+
+impl GpuExecutor {
+    /// Allocates what a recording and its weights need, and compiles its shaders. The weights then stream in.
+    pub async fn new(gpu: &Gpu, recording: &Arc<Recording>, table: &WeightTable, mut options: Options) -> Result<Self> {
+        let limits = gpu.device.limits();
+        options.binding_bytes =
+            options.binding_bytes.min(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size);
+        let row = recording.kv.iter().map(|kv| cache_bytes(kv, 1)).max().unwrap_or(4);
+        options.max_positions = options.max_positions.min((options.binding_bytes / row) as usize);
+        let capacity = options.first_positions.min(options.max_positions).max(1);
+
+        let plan = Plan::new(recording, table, options.binding_bytes);
+        let weights = gpu
+            .guarded("no room for the weights", || {
+                GpuWeights::allocate(gpu, &plan, recording, table, options.binding_bytes)
+            })
+            .await?;
+        let (activations, shared) = places(recording, &plan.shared, &options)?;
+        let offsets: Vec<u32> = activations.iter().map(|a| (a.offset / 4) as u32).collect();
+        let planner = |mode| Planner { recording, table, matrices: &weights, offsets: &offsets, mode };
+        let decode = plan.dispatches(&planner(Mode::Decode))?;
+        let prefill = plan.dispatches(&planner(Mode::Prefill))?;
+        let argmax = plan.argmax(&planner(Mode::Decode))?;
+
+        let slots = (decode.len() + prefill.len() + usize::from(argmax.is_some())).max(1) as u64;
+        let buffer = |label: &str, size: u64, usage| {
+            gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size: size.next_multiple_of(16).max(16),
+                usage,
+                mapped_at_creation: false,
+            })
+        };
+        let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let caches =
+            || recording.kv.iter().map(|kv| buffer("cache", cache_bytes(kv, capacity), STORAGE)).collect::<Vec<_>>();
+        let angle_bytes = |pairs: usize| (options.max_tokens * pairs * 8) as u64;
+        let buffers = gpu
+            .guarded("no room for activations", || {
+                Ok(Buffers {
+                    shared: shared.iter().map(|bytes| buffer("activations", *bytes, STORAGE)).collect(),
+                    activations,
+                    keys: caches(),
+                    values: caches(),
+                    angles: recording.rope.iter().map(|f| buffer("angles", angle_bytes(f.len()), STORAGE)).collect(),
+                    tokens: buffer("tokens", (options.max_tokens * 4) as u64, STORAGE),
+                    step: buffer("step", 16, uniform),
+                    params: buffer("params", slots * ALIGNMENT, uniform),
+                    scratch: buffer("scratch", scratch_bytes(recording, capacity), STORAGE),
+                    unused: buffer("unused", 16, STORAGE),
+                    weights,
+                })
+            })
+            .await?;
+
+        let embeddings = recording.ops.iter().filter_map(|op| match op {
+            Op::Embed(op) => Some(table.get(op.table).rows),
+            _ => None,
+        });
+        let mut executor = Self {
+            vocabulary: embeddings.min().unwrap_or(usize::MAX),
+            gpu: gpu.clone(),
+            recording: Arc::clone(recording),
+            options,
+            buffers,
+            pipelines: Pipelines::default(),
+            decode: Vec::new(),
+            prefill: Vec::new(),
+            argmax: None,
+            capacity,
+            staging: Vec::new(),
+            logits_staging: None,
+        };
+        gpu.guarded("a shader was refused", || {
+            let mut slot = 0;
+            executor.decode = executor.bind(decode, &mut slot)?;
+            executor.prefill = executor.bind(prefill, &mut slot)?;
+            executor.argmax = executor.bind(argmax.into_iter().collect(), &mut slot)?.pop();
+            Ok(())
+        })
+        .await?;
+        Ok(executor)
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Most tokens of a step.
+    pub fn max_tokens(&self) -> usize {
+        self.options.max_tokens
+    }
+
+    /// The longest context that the device can hold.
+    pub fn max_positions(&self) -> usize {
+        self.options.max_positions
+    }
+
+    /// Bytes of weights on the device.
+    pub fn weight_bytes(&self) -> u64 {
+        self.buffers.weights.bytes()
+    }
+
+    /// Dispatches of a step.
+    pub fn dispatch_count(&self, step: Step) -> usize {
+        self.plan(step).iter().filter(|b| matches!(b.dispatch.grid.of(step), Ok(Some(_)))).count()
+    }
+
+    /// Runs one step, and does not wait for it.
+    pub fn run(&mut self, step: Step, tokens: &[u32]) -> Result<()> {
+        self.begin(step, Some(tokens))?;
+        let mut encoder = self.encoder();
+        self.encode(&mut encoder, step, 0..self.recording.ops.len(), None)?;
+        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.check()
+    }
+
+    /// Runs one step and returns the values of the recording's stages, with their names.
+    pub async fn run_stages(&mut self, step: Step, tokens: &[u32]) -> Result<Vec<(String, Vec<f32>)>> {
+        self.begin(step, Some(tokens))?;
+        let mut encoder = self.encoder();
+        let mut done = 0;
+        let mut copies = Vec::new();
+        for (name, id, ops) in &self.recording.stages {
+            self.encode(&mut encoder, step, done..*ops, None)?;
+            done = *ops;
+            copies.push((name.clone(), self.copy_out(&mut encoder, *id, step.tokens)?));
+        }
+        self.encode(&mut encoder, step, done..self.recording.ops.len(), None)?;
+        let submission = self.gpu.queue.submit([encoder.finish()]);
+        let mut stages = Vec::with_capacity(copies.len());
+        for (name, staging) in copies {
+            let bytes = self.gpu.map(&staging, staging.size(), Some(submission.clone())).await?;
+            stages.push((name, bytemuck::pod_collect_to_vec(&bytes)));
+        }
+        Ok(stages)
+    }
+
+    /// The logits of the last step: `[V]`.
+    pub async fn logits(&self) -> Result<Vec<f32>> {
+        self.read(self.recording.logits.ok_or_else(no_logits)?, 1).await
+    }
+
+    /// Runs one step and waits for its logits, `[V]`: one submit, and one round trip.
+    pub async fn run_for_logits(&mut self, step: Step, tokens: &[u32]) -> Result<Vec<f32>> {
+        let id = self.recording.logits.ok_or_else(no_logits)?;
+        self.begin(step, Some(tokens))?;
+        let mut encoder = self.encoder();
+        self.encode(&mut encoder, step, 0..self.recording.ops.len(), None)?;
+        let bytes = self.recording.info(id).cols as u64 * 4;
+        let staging = match self.logits_staging.take() {
+            Some(staging) => staging,
+            None => self.staging_buffer(bytes),
+        };
+        let place = self.activation(id)?;
+        encoder.copy_buffer_to_buffer(&self.buffers.shared[place.buffer], place.offset, &staging, 0, bytes);
+        let submission = self.gpu.queue.submit([encoder.finish()]);
+        let values = self.gpu.map(&staging, bytes, Some(submission)).await?;
+        self.logits_staging = Some(staging);
+        Ok(bytemuck::pod_collect_to_vec(&values))
+    }
+
+    /// The first `tokens` rows of a buffer, or its one row.
+    pub async fn read(&self, id: BufferId, tokens: usize) -> Result<Vec<f32>> {
+        let mut encoder = self.encoder();
+        let staging = self.copy_out(&mut encoder, id, tokens)?;
+        let submission = self.gpu.queue.submit([encoder.finish()]);
+        Ok(bytemuck::pod_collect_to_vec(&self.gpu.map(&staging, staging.size(), Some(submission)).await?))
+    }
+
+    /// Overwrites the head of a buffer: to start in the middle of a recording.
+    pub fn write(&self, id: BufferId, values: &[f32]) -> Result<()> {
+        let place = self.activation(id)?;
+        if values.len() as u64 * 4 > place.bytes {
+            return Err(Error::Shape {
+                op: "write",
+                what: self.recording.info(id).name.clone(),
+                got: vec![values.len()],
+                expected: vec![place.bytes as usize / 4],
+            });
+        }
+        let buffer = &self.buffers.shared[place.buffer];
+        self.gpu.queue.write_buffer(buffer, place.offset, bytemuck::cast_slice(values));
+        Ok(())
+    }
+
+    /// Decodes greedily from token `first` at `position`, at most `count` ids, up to `in_flight` steps ahead of the CPU.
+    ///
+    /// Each id goes to `take`, which may stop; steps under way then run out unseen. Returns how many ids were taken. The
+    /// caches then hold what the caller knows: `position + taken` tokens.
+    pub async fn decode_greedy(
+        &mut self,
+        first: u32,
+        position: usize,
+        count: usize,
+        in_flight: usize,
+        mut take: impl FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<usize> {
+        if self.argmax.is_none() {
+            return Err(no_logits());
+        }
+        let in_flight = in_flight.clamp(1, MOST_IN_FLIGHT);
+        while self.staging.len() < in_flight {
+            let staging = self.staging_buffer(4);
+            self.staging.push(staging);
+        }
+        let mut free: Vec<usize> = (0..in_flight).collect();
+        let mut flying = VecDeque::new();
+        let (mut started, mut taken, mut stopped) = (0, 0, false);
+        loop {
+            while started < count
+                && !stopped
+                && let Some(staging) = free.pop()
+            {
+                let step = Step { position: position + started, tokens: 1 };
+                self.begin(step, (started == 0).then_some(&[first][..]))?;
+                let mut encoder = self.encoder();
+                self.encode(&mut encoder, step, 0..self.recording.ops.len(), self.argmax.as_ref())?;
+                encoder.copy_buffer_to_buffer(&self.buffers.tokens, 0, &self.staging[staging], 0, 4);
+                flying.push_back((staging, self.gpu.queue.submit([encoder.finish()])));
+                started += 1;
+            }
+            let Some((staging, submission)) = flying.pop_front() else { return Ok(taken) };
+            let id = self.gpu.map(&self.staging[staging], 4, Some(submission)).await?;
+            free.push(staging);
+            if !stopped {
+                taken += 1;
+                stopped = take(bytemuck::pod_read_unaligned(&id)).is_break();
+            }
+        }
+    }
+
+    /// Makes room for `positions` in the caches, and says so in words when there is none.
+    pub async fn reserve(&mut self, positions: usize) -> Result<()> {
+        if positions <= self.capacity {
+            // An error scope is a round trip to the browser's graphics process: not once a token.
+            return Ok(());
+        }
+        let gpu = self.gpu.clone();
+        gpu.guarded("no room for a longer context", || self.grow(positions)).await
+    }
+
+    fn grow(&mut self, positions: usize) -> Result<()> {
+        if positions <= self.capacity {
+            return Ok(());
+        }
+        if positions > self.options.max_positions {
+            return Err(Error::ContextFull { tokens: positions, limit: self.options.max_positions });
+        }
+        let capacity = positions.next_power_of_two().min(self.options.max_positions);
+        let device = self.gpu.device.clone();
+        let buffer = |label: &str, size: u64| {
+            let label = Some(label);
+            device.create_buffer(&wgpu::BufferDescriptor { label, size, usage: STORAGE, mapped_at_creation: false })
+        };
+        let mut encoder = self.encoder();
+        let caches = self.buffers.keys.iter_mut().zip(&mut self.buffers.values).zip(&self.recording.kv);
+        for ((keys, values), kv) in caches {
+            for cache in [keys, values] {
+                let bigger = buffer("cache", cache_bytes(kv, capacity));
+                encoder.copy_buffer_to_buffer(cache, 0, &bigger, 0, cache_bytes(kv, self.capacity));
+                *cache = bigger;
+            }
+        }
+        self.gpu.queue.submit([encoder.finish()]);
+        self.buffers.scratch = buffer("scratch", scratch_bytes(&self.recording, capacity));
+        self.capacity = capacity;
+        for bound in self.decode.iter_mut().chain(&mut self.prefill) {
+            let grown = |r: &Resource| matches!(r, Resource::Keys(_) | Resource::Values(_) | Resource::Scratch);
+            if bound.dispatch.resources.iter().any(grown) {
+                let layout = &self.pipelines.get(bound.pipeline).layout;
+                bound.group = self.buffers.bind_group(&self.gpu, layout, &bound.dispatch, bound.slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks a step, makes room for it and writes what it needs. Without `tokens` they are on the device already.
+    fn begin(&mut self, step: Step, tokens: Option<&[u32]>) -> Result<()> {
+        let given = tokens.map_or(step.tokens, <[u32]>::len);
+        if given != step.tokens || given == 0 || given > self.options.max_tokens {
+            return Err(Error::Shape {
+                op: "step",
+                what: "its number of tokens".into(),
+                got: vec![given],
+                expected: vec![step.tokens.clamp(1, self.options.max_tokens)],
+            });
+        }
+        if let Some(id) = tokens.unwrap_or_default().iter().find(|id| **id as usize >= self.vocabulary) {
+            let reason = format!("{id} is beyond the vocabulary of {}", self.vocabulary);
+            return Err(Error::format("token id", reason));
+        }
+        self.grow(step.position + step.tokens)?;
+        let queue = &self.gpu.queue;
+        let params = StepParams { position: step.position as u32, tokens: step.tokens as u32 };
+        queue.write_buffer(&self.buffers.step, 0, bytemuck::bytes_of(&params));
+        if let Some(tokens) = tokens {
+            queue.write_buffer(&self.buffers.tokens, 0, bytemuck::cast_slice(tokens));
+        }
+        for (frequencies, buffer) in self.recording.rope.iter().zip(&self.buffers.angles) {
+            let pairs: Vec<[f32; 2]> = (step.position..step.position + step.tokens)
+                .flat_map(|p| angles(frequencies, p))
+                .map(|(cos, sin)| [cos, sin])
+                .collect();
+            queue.write_buffer(buffer, 0, bytemuck::cast_slice(&pairs));
+        }
+        Ok(())
+    }
+
+    fn plan(&self, step: Step) -> &[Bound] {
+        if step.tokens == 1 { &self.decode } else { &self.prefill }
+    }
+
+    /// Encodes the dispatches of `ops`, and `last` after them, as one pass.
+    fn encode(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        step: Step,
+        ops: Range<usize>,
+        last: Option<&Bound>,
+    ) -> Result<()> {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        let mut pipeline = usize::MAX;
+        let wanted = self.plan(step).iter().filter(|b| b.ops_done > ops.start && b.ops_done <= ops.end);
+        for bound in wanted.chain(last) {
+            let Some([x, y, z]) = bound.dispatch.grid.of(step)? else { continue };
+            if pipeline != bound.pipeline {
+                pipeline = bound.pipeline;
+                pass.set_pipeline(&self.pipelines.get(pipeline).pipeline);
+            }
+            pass.set_bind_group(0, &bound.group, &[]);
+            pass.dispatch_workgroups(x, y, z);
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, plan: Vec<Planned>, slot: &mut u64) -> Result<Vec<Bound>> {
+        let mut bound = Vec::with_capacity(plan.len());
+        for Planned { dispatch, ops_done } in plan {
+            let pipeline = self.pipelines.compile(&self.gpu, dispatch.shader, &dispatch.constants);
+            self.gpu.queue.write_buffer(&self.buffers.params, *slot, &dispatch.params);
+            let layout = &self.pipelines.get(pipeline).layout;
+            let group = self.buffers.bind_group(&self.gpu, layout, &dispatch, *slot)?;
+            bound.push(Bound { dispatch, ops_done, slot: *slot, pipeline, group });
+            *slot += ALIGNMENT;
+        }
+        Ok(bound)
+    }
+
+    fn activation(&self, id: BufferId) -> Result<&Activation> {
+        let found = self.buffers.activations.get(id.0 as usize);
+        found.ok_or_else(|| Error::Gpu(format!("this recording has no buffer {}", id.0)))
+    }
+
+    /// Encodes the copy of a buffer's rows to one that the CPU can read.
+    fn copy_out(&self, encoder: &mut wgpu::CommandEncoder, id: BufferId, tokens: usize) -> Result<wgpu::Buffer> {
+        let place = self.activation(id)?;
+        let info = self.recording.info(id);
+        let rows = if info.rows == Rows::One { 1 } else { tokens };
+        let bytes = (rows * info.cols * 4) as u64;
+        if bytes == 0 || bytes > place.bytes {
+            return Err(Error::Shape {
+                op: "read",
+                what: info.name.clone(),
+                got: vec![rows],
+                expected: vec![place.bytes as usize / 4 / info.cols.max(1)],
+            });
+        }
+        let staging = self.staging_buffer(bytes);
+        encoder.copy_buffer_to_buffer(&self.buffers.shared[place.buffer], place.offset, &staging, 0, bytes);
+        Ok(staging)
+    }
+
+    fn encoder(&self) -> wgpu::CommandEncoder {
+        self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
+    }
+
+    fn staging_buffer(&self, size: u64) -> wgpu::Buffer {
+        self.gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("readback"),
+            size,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })
+    }
+}
+
+impl WeightSink for GpuExecutor {
+    fn rows(&mut self, id: WeightId, spec: &WeightSpec, first_row: usize, bytes: &[u8]) -> Result<()> {
+        self.buffers.weights.rows(&self.gpu, id, spec, first_row, bytes)
+    }
+}
+
+impl Buffers {
+    fn bind_group(
+        &self,
+        gpu: &Gpu,
+        layout: &wgpu::BindGroupLayout,
+        dispatch: &Dispatch,
+        slot: u64,
+    ) -> Result<wgpu::BindGroup> {
+        let name = dispatch.shader.name();
+        let part = |buffer, offset, bytes: u64| {
+            wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
+        };
+        let params = part(&self.params, slot, (dispatch.shader.params.size as u64).next_multiple_of(16));
+        let mut entries = vec![
+            wgpu::BindGroupEntry { binding: 0, resource: params },
+            wgpu::BindGroupEntry { binding: 1, resource: self.step.as_entire_binding() },
+        ];
+        for ((binding, _), resource) in dispatch.shader.bindings.iter().zip(&dispatch.resources) {
+            let activation = |id: BufferId| self.activations.get(id.0 as usize);
+            let found = match *resource {
+                Resource::Buffer(id) => {
+                    activation(id).map(|a| part(&self.shared[a.buffer], a.offset, a.bytes.next_multiple_of(16)))
+                }
+                ref other => {
+                    let buffer = match *other {
+                        Resource::Shared(id) => activation(id).and_then(|a| self.shared.get(a.buffer)),
+                        Resource::Codes(id, shard) => self.weights.codes(id, shard),
+                        Resource::Scales(id, shard) => Some(self.weights.scales(id, shard).unwrap_or(&self.unused)),
+                        Resource::Vector(id) => self.weights.norm(id),
+                        Resource::Bias(id) => self.weights.biases(id),
+                        Resource::Keys(slot) => self.keys.get(slot.0 as usize),
+                        Resource::Values(slot) => self.values.get(slot.0 as usize),
+                        Resource::Angles(table) => self.angles.get(table.0 as usize),
+                        Resource::Tokens => Some(&self.tokens),
+                        Resource::Scratch => Some(&self.scratch),
+                        Resource::Unused => Some(&self.unused),
+                        Resource::Buffer(_) => None,
+                    };
+                    buffer.map(wgpu::Buffer::as_entire_binding)
+                }
+            };
+            let resource =
+                found.ok_or_else(|| Error::Gpu(format!("{name} binds {resource:?}, which does not exist")))?;
+            entries.push(wgpu::BindGroupEntry { binding: *binding, resource });
+        }
+        Ok(gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some(&name), layout, entries: &entries }))
+    }
+}
+
+/// Where activations lie, and the sizes of the buffers they share.
+fn places(recording: &Recording, shared: &[Vec<BufferId>], options: &Options) -> Result<(Vec<Activation>, Vec<u64>)> {
+    let mut places: Vec<Option<Activation>> = recording.buffers.iter().map(|_| None).collect();
+    let mut sizes = Vec::new();
+    for (buffer, ids) in shared.iter().enumerate() {
+        let mut size = 0;
+        for id in ids {
+            let info = recording.info(*id);
+            let rows = match info.rows {
+                Rows::PerToken => options.max_tokens,
+                Rows::One => 1,
+            };
+            let bytes = (rows * info.cols * 4) as u64;
+            places[id.0 as usize] = Some(Activation { buffer, offset: size, bytes });
+            size += bytes.next_multiple_of(ALIGNMENT);
+            if size > options.binding_bytes {
+                return Err(Error::unsupported(
+                    &info.name,
+                    format!("it needs {bytes} bytes, and the graphics device binds at most {}", options.binding_bytes),
+                ));
+            }
+        }
+        sizes.push(size);
+    }
+    let missing = || Error::Gpu("a buffer of the recording has no place".into());
+    Ok((places.into_iter().map(|p| p.ok_or_else(missing)).collect::<Result<_>>()?, sizes))
+}
+
+fn cache_bytes(kv: &KvInfo, positions: usize) -> u64 {
+    (kv.heads * kv.head_dim * positions * 4) as u64
+}
+
+/// What the parts of a long context's attention need.
+fn scratch_bytes(recording: &Recording, positions: usize) -> u64 {
+    let needs = recording.ops.iter().map(|op| match op {
+        Op::Attention(op) => op.scratch_bytes(recording.kv[op.slot.0 as usize].head_dim, positions),
+        _ => 0,
+    });
+    needs.max().unwrap_or(0).max(16)
+}
+
+fn no_logits() -> Error {
+    Error::Gpu("this recording has no logits".into())
+}

@@ -1,0 +1,405 @@
+//! Every kernel against its reference, on awkward sizes.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::kernels::attention::Attention;
+use crate::kernels::embed::Embed;
+use crate::kernels::gated_activation::{Activation, GatedActivation};
+use crate::kernels::kv_append::KvAppend;
+use crate::kernels::last_row::LastRow;
+use crate::kernels::matmul::{MatMul, Store};
+use crate::kernels::rms_norm::RmsNorm;
+use crate::kernels::rope::{Pairing, Rope};
+use crate::kernels::{argmax, attention, gated_activation, matmul, rms_norm, rope};
+use crate::quant::QuantType;
+use crate::recording::{BufferId, KvInfo, Recording, RopeTable, Rows, Step};
+use crate::weights::{Location, WeightId, WeightRole, WeightSink, WeightSpec, WeightTable};
+
+use super::testing::{Random, assert_close, open, weights};
+use super::{Gpu, GpuExecutor, Options};
+
+/// A recording under construction with its weights and their bytes.
+#[derive(Default)]
+struct Bench {
+    recording: Recording,
+    table: WeightTable,
+    bytes: Vec<Vec<u8>>,
+    options: Options,
+}
+
+impl Bench {
+    fn buffer(&mut self, name: &str, rows: Rows, cols: usize) -> BufferId {
+        self.recording.buffer(name, rows, cols).unwrap()
+    }
+
+    fn weight(&mut self, quant: QuantType, rows: usize, cols: usize) -> (WeightId, Vec<f32>) {
+        let seed = self.bytes.len() as u64 + 1;
+        let (bytes, values) = weights(quant, rows, cols, seed);
+        let role = if rows == 1 { WeightRole::Vector } else { WeightRole::Matrix };
+        let location = Location { file: 0, offset: 0, len: bytes.len() as u64 };
+        let name = format!("weight {seed}");
+        let id = self.table.add(WeightSpec { name, rows, cols, quant, role, location, adapter: None }).unwrap();
+        self.bytes.push(bytes);
+        (id, values)
+    }
+
+    fn try_executor(&self, gpu: &Gpu) -> Result<GpuExecutor> {
+        let recording = Arc::new(self.recording.clone());
+        pollster::block_on(GpuExecutor::new(gpu, &recording, &self.table, self.options.clone()))
+    }
+
+    fn executor(&self, gpu: &Gpu) -> GpuExecutor {
+        let mut executor = self.try_executor(gpu).unwrap();
+        for ((id, spec), bytes) in self.table.iter().zip(&self.bytes) {
+            // In pieces of three rows: any number may come.
+            for (i, piece) in bytes.chunks(3 * spec.row_bytes()).enumerate() {
+                executor.rows(id, spec, 3 * i, piece).unwrap();
+            }
+        }
+        executor
+    }
+}
+
+fn step(executor: &mut GpuExecutor, position: usize, tokens: usize) {
+    executor.run(Step { position, tokens }, &vec![0; tokens]).unwrap();
+}
+
+fn read(executor: &GpuExecutor, id: BufferId, tokens: usize) -> Vec<f32> {
+    pollster::block_on(executor.read(id, tokens)).unwrap()
+}
+
+const TOKENS: [usize; 4] = [1, 3, 17, 64];
+
+/// Quantized types whose decoder exists are tested together with the floats.
+fn check_matmul(gpu: &Gpu, quant: QuantType, n: usize, k: usize, options: &Options) {
+    for rows in [Rows::PerToken, Rows::One] {
+        let mut bench = Bench { options: options.clone(), ..Bench::default() };
+        let x = bench.buffer("x", rows, k);
+        let out = bench.buffer("out", rows, n);
+        let (weight, values) = bench.weight(quant, n, k);
+        let (bias, bias_values) = bench.weight(QuantType::F32, 1, n);
+        bench.recording.push(MatMul { weight, bias: Some(bias), x, out, store: Store::Add });
+        let mut executor = bench.executor(gpu);
+        for t in TOKENS {
+            let rows = if rows == Rows::One { 1 } else { t };
+            let mut random = Random::new((t * k) as u64);
+            let (input, before) = (random.values(rows * k), random.values(rows * n));
+            executor.write(x, &input).unwrap();
+            executor.write(out, &before).unwrap();
+            step(&mut executor, 0, t);
+            let want: Vec<f32> = (0..rows * n)
+                .map(|i| {
+                    let (t, n_) = (i / n, i % n);
+                    before[i]
+                        + bias_values[n_]
+                        + matmul::reference(&values[n_ * k..(n_ + 1) * k], &input[t * k..(t + 1) * k])
+                })
+                .collect();
+            assert_close(&format!("{quant:?} T {t} N {n} K {k}"), &read(&executor, out, t), &want, 2e-6);
+        }
+    }
+}
+
+#[test]
+fn matmul_matches_its_reference_for_every_type() {
+    let Some(gpu) = open() else { return };
+    for quant in QuantType::ALL {
+        for (n, k) in [(3, 256), (49, 768)] {
+            check_matmul(&gpu, quant, n, k, &Options::default());
+        }
+    }
+}
+
+#[test]
+fn matmul_matches_its_reference_on_awkward_shapes() {
+    let Some(gpu) = open() else { return };
+    for quant in [QuantType::Q4_1, QuantType::Q8_0] {
+        for (n, k) in [(1, 32), (3, 64), (49, 576), (65, 1536), (192, 96)] {
+            check_matmul(&gpu, quant, n, k, &Options::default());
+        }
+    }
+    for (n, k) in [(5, 4), (33, 36), (2, 60), (7, 100)] {
+        check_matmul(&gpu, QuantType::F32, n, k, &Options::default());
+        check_matmul(&gpu, QuantType::BF16, n, k, &Options::default());
+    }
+}
+
+#[test]
+fn a_matrix_beyond_one_binding_is_split_by_rows() {
+    let Some(gpu) = open() else { return };
+    // 49 rows of 288 bytes of codes: ten in a binding. The largest activation needs less.
+    let options = Options { binding_bytes: 2999, max_tokens: 1, ..Options::default() };
+    let mut bench = Bench { options, ..Bench::default() };
+    let (table, values) = bench.weight(QuantType::Q4_1, 49, 576);
+    let x = bench.buffer("x", Rows::PerToken, 576);
+    let out = bench.buffer("out", Rows::PerToken, 49);
+    bench.recording.push(Embed { table, out: x, scale: 2.0 });
+    bench.recording.push(MatMul { weight: table, bias: None, x, out, store: Store::Replace });
+    let mut executor = bench.executor(&gpu);
+    assert_eq!(executor.dispatch_count(Step { position: 0, tokens: 1 }), 10);
+    for token in [0, 9, 10, 48] {
+        executor.run(Step { position: 0, tokens: 1 }, &[token]).unwrap();
+        let row: Vec<f32> = values[token as usize * 576..][..576].iter().map(|v| 2.0 * v).collect();
+        assert_close("embed", &read(&executor, x, 1), &row, 1e-7);
+        let want: Vec<f32> = values.chunks(576).map(|w| matmul::reference(w, &row)).collect();
+        assert_close("matmul", &read(&executor, out, 1), &want, 2e-6);
+    }
+}
+
+#[test]
+fn embed_matches_its_reference() {
+    let Some(gpu) = open() else { return };
+    for quant in QuantType::ALL {
+        let (v, d) = (49, 256);
+        let mut bench = Bench::default();
+        let (table, values) = bench.weight(quant, v, d);
+        let out = bench.buffer("out", Rows::PerToken, d);
+        bench.recording.push(Embed { table, out, scale: 1.5 });
+        let mut executor = bench.executor(&gpu);
+        for t in TOKENS {
+            let tokens: Vec<u32> = (0..t).map(|i| (i * 31 % v) as u32).collect();
+            executor.run(Step { position: 0, tokens: t }, &tokens).unwrap();
+            let want: Vec<f32> =
+                tokens.iter().flat_map(|&i| values[i as usize * d..][..d].iter().map(|v| 1.5 * v)).collect();
+            assert_close(&format!("{quant:?} T {t}"), &read(&executor, out, t), &want, 1e-7);
+        }
+    }
+}
+
+#[test]
+fn rms_norm_matches_its_reference() {
+    let Some(gpu) = open() else { return };
+    for (n, width) in [(1, 4), (1, 576), (3, 49), (9, 64), (1, 1536)] {
+        for weighted in [true, false] {
+            let mut bench = Bench::default();
+            let cols = n * width;
+            let (x, out) = (bench.buffer("x", Rows::PerToken, cols), bench.buffer("out", Rows::PerToken, cols));
+            let (id, values) = bench.weight(QuantType::F32, 1, width);
+            bench.recording.push(RmsNorm { x, weight: weighted.then_some(id), out, width, eps: 1e-5 });
+            let mut executor = bench.executor(&gpu);
+            for t in TOKENS {
+                let input = Random::new(t as u64).values(t * cols);
+                executor.write(x, &input).unwrap();
+                step(&mut executor, 0, t);
+                let mut want = vec![0.0; t * cols];
+                rms_norm::reference(&input, weighted.then_some(&values), width, 1e-5, &mut want);
+                assert_close(&format!("T {t} n {n} width {width}"), &read(&executor, out, t), &want, 1e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn rope_matches_its_reference() {
+    let Some(gpu) = open() else { return };
+    for (heads, d) in [(9, 64), (3, 80), (1, 128)] {
+        for pairing in [Pairing::Halves, Pairing::Adjacent] {
+            let mut bench = Bench::default();
+            let x = bench.buffer("x", Rows::PerToken, heads * d);
+            bench.recording.rope.push((0..d / 2).map(|i| 1e5f64.powf(-2.0 * i as f64 / d as f64)).collect());
+            bench.recording.push(Rope { x, head_dim: d, pairing, table: RopeTable(0) });
+            let mut executor = bench.executor(&gpu);
+            for (position, t) in [(0, 3), (8000, 1), (4321, 64)] {
+                let mut row = Random::new(t as u64).values(t * heads * d);
+                executor.write(x, &row).unwrap();
+                step(&mut executor, position, t);
+                for (i, row) in row.chunks_mut(heads * d).enumerate() {
+                    rope::reference(row, d, pairing, &rope::angles(&bench.recording.rope[0], position + i));
+                }
+                assert_close(&format!("{pairing:?} d {d} T {t}"), &read(&executor, x, t), &row, 1e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn gated_activation_matches_its_reference_also_far_out() {
+    let Some(gpu) = open() else { return };
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        let f = 49;
+        let mut bench = Bench::default();
+        let (gate, up) = (bench.buffer("gate", Rows::PerToken, f), bench.buffer("up", Rows::PerToken, f));
+        bench.recording.push(GatedActivation { gate, up, activation });
+        let mut executor = bench.executor(&gpu);
+        for t in TOKENS {
+            let mut random = Random::new(t as u64);
+            for reach in [4.0, 300.0] {
+                let mut values: Vec<f32> = random.values(t * f).iter().map(|v| v * reach).collect();
+                let other = random.values(t * f);
+                executor.write(gate, &values).unwrap();
+                executor.write(up, &other).unwrap();
+                step(&mut executor, 0, t);
+                gated_activation::reference(&mut values, &other, activation);
+                assert_close(&format!("{activation:?} T {t}"), &read(&executor, gate, t), &values, 2e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn last_row_copies_the_last_token() {
+    let Some(gpu) = open() else { return };
+    let mut bench = Bench::default();
+    let (x, out) = (bench.buffer("x", Rows::PerToken, 49), bench.buffer("out", Rows::One, 49));
+    bench.recording.push(LastRow { x, out });
+    let mut executor = bench.executor(&gpu);
+    for t in TOKENS {
+        let input = Random::new(t as u64).values(t * 49);
+        executor.write(x, &input).unwrap();
+        step(&mut executor, 0, t);
+        assert_eq!(read(&executor, out, t), input[(t - 1) * 49..]);
+    }
+}
+
+struct Heads {
+    q: usize,
+    kv: usize,
+    d: usize,
+}
+
+/// Appends steps of the given lengths and checks attention after each.
+fn check_attention(gpu: &Gpu, Heads { q: heads, kv, d }: Heads, window: Option<usize>, steps: &[usize]) {
+    let mut bench = Bench::default();
+    // Small, so that the caches grow on the way.
+    bench.options.first_positions = 8;
+    let (width, kv_width) = (heads * d, kv * d);
+    let q = bench.buffer("q", Rows::PerToken, width);
+    let k = bench.buffer("k", Rows::PerToken, kv_width);
+    let v = bench.buffer("v", Rows::PerToken, kv_width);
+    let out = bench.buffer("out", Rows::PerToken, width);
+    let slot = bench.recording.kv_slot(KvInfo { heads: kv, head_dim: d });
+    let op = Attention { q, slot, out, heads, scale: 1.0 / (d as f32).sqrt(), window };
+    bench.recording.push(KvAppend { k, v, slot });
+    bench.recording.push(op.clone());
+    let mut executor = bench.executor(gpu);
+    let (mut keys, mut values, mut position) = (Vec::new(), Vec::new(), 0);
+    for &t in steps {
+        let mut random = Random::new(position as u64 + 1);
+        let queries: Vec<f32> = random.values(t * width).iter().map(|v| 4.0 * v).collect();
+        let (new_keys, new_values) = (random.values(t * kv_width), random.values(t * kv_width));
+        executor.write(q, &queries).unwrap();
+        executor.write(k, &new_keys).unwrap();
+        executor.write(v, &new_values).unwrap();
+        step(&mut executor, position, t);
+        keys.extend(new_keys);
+        values.extend(new_values);
+        let mut want = vec![0.0; t * width];
+        for i in 0..t {
+            let seen = op.visible(position + i);
+            for h in 0..heads {
+                let at = seen.start * kv_width + h / (heads / kv) * d;
+                let head = i * width + h * d..i * width + (h + 1) * d;
+                let (q, out) = (&queries[head.clone()], &mut want[head]);
+                attention::reference(q, &keys[at..], &values[at..], kv_width, seen.len(), op.scale, out);
+            }
+        }
+        let what = format!("heads {heads}/{kv} d {d} window {window:?} position {position} T {t}");
+        assert_close(&what, &read(&executor, out, t), &want, 5e-6);
+        position += t;
+    }
+}
+
+#[test]
+fn attention_matches_its_reference() {
+    let Some(gpu) = open() else { return };
+    check_attention(&gpu, Heads { q: 9, kv: 3, d: 64 }, None, &[1, 3, 17, 64, 1, 42, 1, 1, 200, 1, 1]);
+    check_attention(&gpu, Heads { q: 4, kv: 1, d: 80 }, None, &[17, 1, 130, 1]);
+    check_attention(&gpu, Heads { q: 2, kv: 2, d: 128 }, None, &[64, 1, 100, 1]);
+    check_attention(&gpu, Heads { q: 2, kv: 1, d: 256 }, None, &[3, 1]);
+    check_attention(&gpu, Heads { q: 2, kv: 1, d: 4 }, None, &[3, 1]);
+}
+
+#[test]
+fn attention_sees_no_further_than_its_window() {
+    let Some(gpu) = open() else { return };
+    check_attention(&gpu, Heads { q: 9, kv: 3, d: 64 }, Some(20), &[1, 17, 1, 1, 1, 64, 1]);
+    check_attention(&gpu, Heads { q: 2, kv: 1, d: 32 }, Some(150), &[140, 1, 64, 1]);
+    check_attention(&gpu, Heads { q: 2, kv: 1, d: 32 }, Some(1), &[1, 1, 3, 1]);
+}
+
+#[test]
+fn greedy_decoding_feeds_tokens_back_on_the_device() {
+    let Some(gpu) = open() else { return };
+    let (v, d) = (301, 64);
+    let mut bench = Bench::default();
+    let (table, values) = bench.weight(QuantType::Q8_0, v, d);
+    let (head, head_values) = bench.weight(QuantType::Q4_1, v, d);
+    let x = bench.buffer("x", Rows::PerToken, d);
+    let last = bench.buffer("last", Rows::One, d);
+    let logits = bench.buffer("logits", Rows::One, v);
+    bench.recording.push(Embed { table, out: x, scale: 1.0 });
+    bench.recording.push(LastRow { x, out: last });
+    bench.recording.push(MatMul { weight: head, bias: None, x: last, out: logits, store: Store::Replace });
+    bench.recording.logits = Some(logits);
+    let mut executor = bench.executor(&gpu);
+    let mut want = vec![7u32];
+    for i in 0..20 {
+        let row = &values[want[i] as usize * d..][..d];
+        let logits: Vec<f32> = head_values.chunks(d).map(|w| matmul::reference(w, row)).collect();
+        want.push(argmax::reference(&logits));
+    }
+    for in_flight in [1, 2, 4] {
+        let mut got = vec![7];
+        let take = |id| {
+            got.push(id);
+            std::ops::ControlFlow::Continue(())
+        };
+        assert_eq!(pollster::block_on(executor.decode_greedy(7, 0, 20, in_flight, take)).unwrap(), 20);
+        assert_eq!(got, want);
+        let mut seen = 0;
+        let stop = |_| {
+            seen += 1;
+            if seen == 5 { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
+        };
+        assert_eq!(pollster::block_on(executor.decode_greedy(7, 0, 20, in_flight, stop)).unwrap(), 5);
+    }
+}
+
+#[test]
+fn argmax_takes_the_lowest_of_equals() {
+    let Some(gpu) = open() else { return };
+    for v in [1, 3, 255, 256, 257, 1000] {
+        let mut bench = Bench::default();
+        let logits = bench.buffer("logits", Rows::One, v);
+        bench.recording.logits = Some(logits);
+        let mut executor = bench.executor(&gpu);
+        for top in [0, v / 2, v - 1] {
+            let mut values: Vec<f32> = Random::new(v as u64).values(v).iter().map(|x| x - 5.0).collect();
+            values[top] = -1.0;
+            values[(top + v / 3).min(v - 1)] = -1.0;
+            executor.write(logits, &values).unwrap();
+            let mut got = None;
+            let take = |id| {
+                got = Some(id);
+                std::ops::ControlFlow::Break(())
+            };
+            pollster::block_on(executor.decode_greedy(0, 0, 1, 1, take)).unwrap();
+            assert_eq!(got, Some(argmax::reference(&values)));
+        }
+    }
+}
+
+#[test]
+fn errors_are_words() {
+    let Some(gpu) = open() else { return };
+    let mut bench = Bench::default();
+    let x = bench.buffer("x", Rows::PerToken, 6);
+    let out = bench.buffer("out", Rows::PerToken, 3);
+    let (weight, _) = bench.weight(QuantType::F32, 3, 6);
+    bench.recording.push(MatMul { weight, bias: None, x, out, store: Store::Replace });
+    let refused = bench.try_executor(&gpu);
+    let text = refused.err().unwrap().to_string();
+    assert!(text.contains("weight 1") && text.contains("CPU"), "{text}");
+
+    let mut bench =
+        Bench { options: Options { max_tokens: 4, max_positions: 10, ..Options::default() }, ..Bench::default() };
+    bench.buffer("x", Rows::PerToken, 4);
+    let mut executor = bench.executor(&gpu);
+    assert!(executor.run(Step { position: 0, tokens: 5 }, &[0; 5]).is_err());
+    assert!(executor.run(Step { position: 0, tokens: 2 }, &[0; 3]).is_err());
+    assert!(executor.run(Step { position: 0, tokens: 0 }, &[]).is_err());
+    let full = executor.run(Step { position: 8, tokens: 4 }, &[0; 4]).unwrap_err();
+    assert!(full.to_string().contains("10"), "{full}");
+    executor.run(Step { position: 6, tokens: 4 }, &[0; 4]).unwrap();
+}

@@ -1,0 +1,83 @@
+//! The few things the engine needs from the browser: time, a pause, and the bytes of a packaged file.
+
+use js_sys::{Promise, Reflect, Uint8Array};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{MessageChannel, ReadableStreamDefaultReader, Response, WorkerGlobalScope};
+
+use sotto_core::{Error, Result};
+
+/// What a thrown value says.
+pub(crate) fn words(thrown: &JsValue) -> String {
+    thrown
+        .dyn_ref::<js_sys::Error>()
+        .map(|e| String::from(e.message()))
+        .or_else(|| thrown.as_string())
+        .unwrap_or_else(|| format!("{thrown:?}"))
+}
+
+fn scope() -> Result<WorkerGlobalScope> {
+    js_sys::global().dyn_into().map_err(|_| Error::format("engine", "it must run in a worker"))
+}
+
+/// Milliseconds since the worker started.
+pub(crate) fn now() -> f64 {
+    scope().ok().and_then(|s| s.performance()).map_or(0.0, |p| p.now())
+}
+
+/// Lets waiting messages in: a Stop, another request. A message channel is the one way to yield that is neither
+/// throttled nor clamped to 4 ms.
+pub(crate) struct Pause {
+    channel: Option<MessageChannel>,
+}
+
+impl Pause {
+    pub(crate) fn new() -> Self {
+        Self { channel: MessageChannel::new().ok() }
+    }
+
+    pub(crate) async fn wait(&self) {
+        let Some(channel) = &self.channel else { return };
+        let promise = Promise::new(&mut |resolve, _| {
+            channel.port1().set_onmessage(Some(&resolve));
+            if channel.port2().post_message(&JsValue::NULL).is_err() {
+                let _ = resolve.call0(&JsValue::NULL);
+            }
+        });
+        let _ = JsFuture::from(promise).await;
+    }
+}
+
+/// A file of the extension's own package, read as a stream.
+pub(crate) struct PackagedFile {
+    reader: ReadableStreamDefaultReader,
+}
+
+impl PackagedFile {
+    /// Opens `url`, which the page's security policy limits to the package itself.
+    pub(crate) async fn open(url: &str) -> Result<Self> {
+        let missing = |e: String| {
+            Error::format(url, format!("this file of the extension cannot be read ({e}): install it again"))
+        };
+        let response = JsFuture::from(scope()?.fetch_with_str(url)).await.map_err(|e| missing(words(&e)))?;
+        let response: Response = response.dyn_into().map_err(|e| missing(words(&e)))?;
+        if !response.ok() {
+            return Err(missing(format!("status {}", response.status())));
+        }
+        let body = response.body().ok_or_else(|| missing("no body".to_owned()))?;
+        let reader = body.get_reader().dyn_into().map_err(|e| missing(words(&e.into())))?;
+        Ok(Self { reader })
+    }
+
+    /// The next bytes, or none at the end.
+    pub(crate) async fn next(&self) -> Result<Option<Vec<u8>>> {
+        let failed = |e: JsValue| Error::format("package", format!("reading stopped ({}): try again", words(&e)));
+        let step = JsFuture::from(self.reader.read()).await.map_err(failed)?;
+        let done = Reflect::get(&step, &"done".into()).map_err(failed)?.is_truthy();
+        if done {
+            return Ok(None);
+        }
+        let value: Uint8Array = Reflect::get(&step, &"value".into()).map_err(failed)?.dyn_into().map_err(failed)?;
+        Ok(Some(value.to_vec()))
+    }
+}

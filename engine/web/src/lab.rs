@@ -1,0 +1,149 @@
+//! The engine without the extension, for benchmarks and reference checks inside the browser.
+
+use sotto_core::check;
+use sotto_core::cpu::CpuPath;
+use sotto_core::generate::{Generator, Progress};
+use sotto_core::sampler::argmax;
+use sotto_core::{Error, Result};
+use wasm_bindgen::prelude::*;
+
+use crate::browser::{PackagedFile, now};
+use crate::host::{Host, Preference};
+
+/// Positions a lab run may use.
+const CONTEXT: usize = 4096;
+
+/// A loaded model to measure.
+#[wasm_bindgen]
+pub struct Lab {
+    host: Host,
+    load_ms: f64,
+}
+
+fn thrown(error: Error) -> JsError {
+    JsError::new(&error.to_string())
+}
+
+fn preference(device: &str) -> Result<Preference> {
+    match device {
+        "cpu" => Ok(Preference::Cpu(CpuPath::Fast)),
+        "reference" => Ok(Preference::Cpu(CpuPath::Reference)),
+        "gpu" => Ok(Preference::AnyGpu),
+        other => Err(Error::format("device", format!("{other} is none of cpu, reference, gpu"))),
+    }
+}
+
+async fn next(generator: &mut Generator) -> Result<Vec<f32>> {
+    loop {
+        if let Progress::Logits(logits) = generator.advance().await? {
+            return Ok(logits);
+        }
+    }
+}
+
+async fn whole(url: &str) -> Result<Vec<u8>> {
+    let file = PackagedFile::open(url).await?;
+    let mut bytes = Vec::new();
+    while let Some(piece) = file.next().await? {
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+/// Bytes of WASM memory in use; it never shrinks, so this is also the peak.
+fn memory_bytes() -> f64 {
+    wasm_bindgen::memory()
+        .dyn_into::<js_sys::WebAssembly::Memory>()
+        .ok()
+        .and_then(|m| m.buffer().dyn_into::<js_sys::ArrayBuffer>().ok())
+        .map_or(0.0, |b| f64::from(b.byte_length()))
+}
+
+#[wasm_bindgen]
+impl Lab {
+    /// Loads a GGUF of `bytes` bytes on `device`: "cpu" (the fast path), "reference", or "gpu" (any adapter).
+    pub async fn load(url: &str, bytes: f64, device: &str) -> core::result::Result<Lab, JsError> {
+        let start = now();
+        let preference = preference(device).map_err(thrown)?;
+        let host = Host::load(url, bytes as u64, CONTEXT, preference, &mut |_| {}).await.map_err(thrown)?;
+        Ok(Lab { host, load_ms: now() - start })
+    }
+
+    /// The device's name.
+    pub fn device(&self) -> String {
+        self.host.device.name.clone()
+    }
+
+    /// Reads `prompt_tokens` tokens, then writes `new_tokens` greedily. Answers JSON: tokens per second, memory.
+    pub async fn bench(&mut self, prompt_tokens: usize, new_tokens: usize) -> core::result::Result<String, JsError> {
+        self.run_bench(prompt_tokens, new_tokens).await.map_err(thrown)
+    }
+
+    /// Compares the model with a reference. `device` "cpu" is compared with the exact path; the others with the
+    /// reference's own numbers. Answers one line a check, and last "all checks passed" or "N checks FAILED".
+    pub async fn check(&mut self, model: &str, bytes: f64, folder: &str) -> core::result::Result<String, JsError> {
+        self.run_check(model, bytes as u64, folder).await.map_err(thrown)
+    }
+}
+
+impl Lab {
+    async fn run_bench(&mut self, prompt_tokens: usize, new_tokens: usize) -> Result<String> {
+        let vocab = self.host.model.tokenizer.vocab_len() as u32;
+        let prompt: Vec<u32> = (0..prompt_tokens as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect();
+        let generator = &mut self.host.generator;
+        generator.forget();
+        generator.start(&prompt)?;
+        let start = now();
+        let logits = next(generator).await?;
+        let prefill = now() - start;
+        let mut first = argmax(&logits)?;
+        // With the logits of every token on the CPU, as guards need them; then with the choice left to the device.
+        let start = now();
+        for _ in 0..new_tokens {
+            if !generator.accept(first) {
+                break;
+            }
+            first = argmax(&next(generator).await?)?;
+        }
+        let decode = now() - start;
+        let start = now();
+        let written = generator.greedy(first, new_tokens).await?.len();
+        let greedy = now() - start;
+        let report = serde_json::json!({
+            "device": self.host.device.name,
+            "loadMs": self.load_ms,
+            "promptTokens": prompt_tokens,
+            "newTokens": written,
+            "prefillTokensPerSecond": prompt_tokens as f64 / prefill * 1000.0,
+            "decodeTokensPerSecond": new_tokens as f64 / decode * 1000.0,
+            "greedyTokensPerSecond": written as f64 / greedy * 1000.0,
+            "wasmMemoryBytes": memory_bytes(),
+        });
+        Ok(report.to_string())
+    }
+
+    async fn run_check(&mut self, model: &str, bytes: u64, folder: &str) -> Result<String> {
+        let reference = check::parse_reference(&whole(&format!("{folder}/reference.json")).await?)?;
+        let tensors = check::parse_tensors(&whole(&format!("{folder}/reference.safetensors")).await?)?;
+        let (mut lines, mut failed) = (String::new(), 0);
+        let mut report = |line: check::Line| {
+            failed += u32::from(!line.pass);
+            lines.push_str(&line.to_string());
+            lines.push('\n');
+        };
+        check::tokenization(&self.host.model.tokenizer, &reference, &mut report);
+        let is_fast = matches!(self.host.generator.executor(), sotto_core::generate::Executor::Cpu(c) if c.path() == CpuPath::Fast);
+        if is_fast {
+            let preference = Preference::Cpu(CpuPath::Reference);
+            let mut exact = Host::load(model, bytes, CONTEXT, preference, &mut |_| {}).await?;
+            check::fast(&mut self.host.generator, &mut exact.generator, &reference, &mut report).await?;
+        } else {
+            check::exact(&mut self.host.generator, &reference, &tensors, &mut report).await?;
+        }
+        lines.push_str(&match failed {
+            0 => "all checks passed".to_owned(),
+            n => format!("{n} checks FAILED"),
+        });
+        Ok(lines)
+    }
+}

@@ -1,0 +1,60 @@
+// The engine's host: ports from the popup and from cards on one side, the worker with the engine on the other.
+/** @typedef {{ client: string, message: FromEngine } | { crashed: string }} FromWorker */
+
+/** @type {Map<string, chrome.runtime.Port>} */
+const ports = new Map()
+let clients = 0
+/** @type {Worker | null} */
+let worker = null
+
+/** The worker, started when the first port opens and again after a crash. */
+function engine () {
+  if (worker) return worker
+  worker = new Worker('worker.js', { type: 'module' })
+  worker.onmessage = ({ data }) => {
+    const from = /** @type {FromWorker} */ (data)
+    if ('crashed' in from) crash(from.crashed)
+    else ports.get(from.client)?.postMessage(from.message)
+  }
+  worker.onerror = (event) => crash(event.message)
+  return worker
+}
+
+/** @param {string} what */
+function crash (what) {
+  console.error('Sotto: the engine crashed:', what)
+  worker?.terminate()
+  worker = null
+  /** @type {FromEngine} */
+  const message = { type: 'refused', reason: { code: 'engineStopped', message: 'The engine stopped unexpectedly.', nextStep: 'Try again: it starts anew.' } }
+  for (const [client, port] of ports) {
+    port.postMessage(message)
+    port.disconnect()
+    ports.delete(client)
+  }
+}
+
+/**
+ * A page's process may speak only about conversations of its own document: what other tabs read stays out of its reach.
+ * @param {chrome.runtime.MessageSender | undefined} sender
+ * @param {ToEngine} message
+ */
+function allowed (sender, message) {
+  if (sender?.id !== chrome.runtime.id) return false
+  const ownPage = sender.origin === location.origin
+  return ownPage || !('conversation' in message) || String(message.conversation).startsWith(`${sender.tab?.id}/${sender.documentId}/`)
+}
+
+chrome.runtime.onConnect.addListener((port) => {
+  if (port.name !== 'sotto' || port.sender?.id !== chrome.runtime.id) return port.disconnect()
+  const client = String(++clients)
+  ports.set(client, port)
+  engine().postMessage({ kind: 'connect', client })
+  port.onMessage.addListener((message) => {
+    if (allowed(port.sender, message)) return engine().postMessage({ kind: 'receive', client, message })
+    port.postMessage({ type: 'refused', reason: { code: 'badMessage', message: 'This page may not ask that.', nextStep: 'Refresh the page and try again.' } })
+  })
+  port.onDisconnect.addListener(() => {
+    if (ports.delete(client)) engine().postMessage({ kind: 'disconnect', client })
+  })
+})

@@ -1,0 +1,25 @@
+// gate[t, f] = activation(gate[t, f]) · up[t, f], in place on gate. One invocation for each value.
+// Needs lib/activation.wgsl and lib/step.wgsl.
+
+struct Params {
+    cols: u32,       // F
+    activation: u32,
+    tokens: u32,     // T; 0: the step's
+    gate: u32,       // where gate[0, 0] is
+    up: u32,         // where up[0, 0] is
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read_write> values: array<f32>; // gate [T, F] and up [T, F]
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if i < token_count(params.tokens) * params.cols {
+        let gate = activation(params.activation, values[params.gate + i]);
+        values[params.gate + i] = gate * values[params.up + i];
+    }
+}
