@@ -7,6 +7,8 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   const { h, icon, mark, number, look, AnswerView, EnginePort } = __sotto
 
   const NAME = 'sotto-card'
+  /** Pages without a secure connection have no `randomUUID`. */
+  const newId = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(16).padStart(8, '0')).join('')
   const GAP = 12
   const USUAL_HEIGHT = 360
 
@@ -73,7 +75,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     constructor (order, source) {
       this.#order = order
       this.#source = source
-      this.#conversation = `${order.tabId}/${order.documentId}/${crypto.randomUUID()}`
+      this.#conversation = `${order.tabId}/${order.documentId}/${newId()}`
       const coverage = source.wordsRead < source.wordsTotal
         ? `${number(source.wordsRead)} of ${number(source.wordsTotal)} words read`
         : `${number(source.wordsRead)} ${source.wordsRead === 1 ? 'word' : 'words'} read`
@@ -112,7 +114,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
     ask () {
       if (this.#view?.running) this.#port.send({ type: 'stop', request: this.#request })
-      this.#request = crypto.randomUUID()
+      this.#request = newId()
       const view = new AnswerView({
         onStop: () => this.#port.send({ type: 'stop', request: this.#request }),
         onRetry: () => this.ask(),

@@ -21,6 +21,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   /** Bounds on hostile pages; far above what people read. */
   const MAX_NODES = 400_000
   const MAX_CHARS = 6_000_000
+  const MAX_STYLED_DEPTH = 600
   /** Below this share of the visible text, what was taken for the main text is not trusted. */
   const LEAST_SHARE = 0.15
   /** Lists in lists and quotes in quotes deeper than this are not indented further. */
@@ -64,6 +65,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   const hasAttribute = method(Element.prototype.hasAttribute)
   const rectOf = method(Element.prototype.getBoundingClientRect)
   const queryAll = method(Element.prototype.querySelectorAll)
+  const checkVisibility = method(Element.prototype.checkVisibility)
   const assignedNodes = method(HTMLSlotElement.prototype.assignedNodes)
 
   const ELEMENT = 1
@@ -74,13 +76,15 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
   /** Never text of the page: code, pictures, and fields, whose values are the user's own. `sotto-card` is our card. */
   const SKIPPED = new Set(['script', 'style', 'noscript', 'template', 'head', 'meta', 'link', 'title', 'svg', 'canvas', 'audio', 'video', 'img', 'map',
-    'input', 'textarea', 'select', 'option', 'datalist', 'progress', 'meter', 'rt', 'rp', 'embed', 'applet', 'sotto-card'])
+    'input', 'textarea', 'select', 'option', 'datalist', 'output', 'progress', 'meter', 'rt', 'rp', 'embed', 'applet', 'sotto-card'])
   /** Elements that a flex row makes into blocks although they still read as one line. */
   const INLINE = new Set(['a', 'abbr', 'b', 'bdi', 'bdo', 'button', 'cite', 'code', 'data', 'em', 'i', 'kbd', 'label', 'mark', 'small', 'span', 'strong', 'sub', 'sup', 'time', 'u'])
   const ASIDE_ROLES = new Set(['navigation', 'banner', 'contentinfo', 'complementary', 'search', 'dialog', 'alertdialog', 'menu', 'menubar', 'toolbar', 'tablist', 'tooltip', 'listbox', 'tree'])
   /** Names that authors give to what stands around a text. */
   const ASIDE_NAMES = /(?<!(?:no|has|with|without|is)[-_]?)(?<![a-z])(?:ads?|advert\w*|sponsor(?:s|ed)?|promos?|shar(?:e|ing)|social|newsletter|subscribe|sign-?up|related|recommend(?:ed|ations?)|recirc|trending|most-read|breadcrumbs?|side-?bar|nav|navbar|navigation|menu|toc|masthead|footer|skip-?(?:link|to-content|nav)?|pop-?up|modal|overlay|toolbar|paginat(?:ion|or)|pager|outbrain|taboola)(?![a-z])/i
   const CONSENT_NAMES = /(?<![a-z])(?:cookies?|consent|gdpr|onetrust|cookie-?\w+)(?![a-z])/i
+  /** Links beside a heading that are not a part of it. */
+  const HEADING_TOOLS = /edit-?section|anchor|permalink|header-?link/i
   /** Characters that show nothing, change the direction, or smuggle text: stripped. Joiners stay where scripts and emoji need them. */
   const UNSEEN = /[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufeff\uffa0\ufff9-\ufffb\u{e0000}-\u{e0fff}]+|(?<![\p{M}\p{Extended_Pictographic}\p{Emoji_Modifier}\ufe0f\p{sc=Arabic}\p{sc=Deva}\p{sc=Beng}\p{sc=Mlym}\p{sc=Sinh}\p{sc=Knda}\p{sc=Telu}\p{sc=Taml}\p{sc=Mong}])[\u200c\u200d]+|(?<=[\u200c\u200d])[\u200c\u200d]+|(?<=[\ufe00-\ufe0f])[\ufe00-\ufe0f]+/gu
   const PERHAPS_UNSEEN = /[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\udb40-\udb43]/
@@ -112,10 +116,14 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   /** What an element inherits from those around it, as far as seeing and writing are concerned.
    *  @typedef {object} Around
    *  @property {Window & typeof globalThis} view
+   *  @property {number} depth
    *  @property {CSSStyleDeclaration | null} style of the element itself
+   *  @property {string} own the element's display
+   *  @property {string} position the element's
    *  @property {string} display of the nearest box
    *  @property {Colour | null} background behind the text; null when it is a picture or mixed
-   *  @property {boolean} clipped a background shows through the letters
+   *  @property {Around} box the nearest one that is not inline
+   *  @property {number} indented whether its first line is pushed out of sight: 0 not asked yet, 1 no, 2 yes
    *  @property {{ rect: DOMRect, positioned: boolean } | null} window that hides what lies outside of it
    *  @property {number} x how far scrolling brings things into view
    *  @property {number} y
@@ -126,6 +134,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
    *  @property {boolean} quoted
    *  @property {boolean} pre in preformatted text
    *  @property {number} text 0 not asked yet, 1 its own text is seen, 2 it is not
+   *  @property {number} keep as in a token; -1 not asked yet
    */
 
   /**
@@ -135,54 +144,50 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   function enter (element, tag, around) {
     const { view } = around
     const style = view.getComputedStyle(element)
-    const display = style.display
-    if (display === 'none' || style.contentVisibility === 'hidden' || Number(style.opacity) < 0.05) return null
+    const depth = around.depth + 1
+    // The browser asks all ancestors for each property: deeper than any author writes, only the text's own element is asked.
+    if (depth > MAX_STYLED_DEPTH) return { ...around, depth, style, own: INLINE.has(tag) ? 'inline' : 'block', position: 'static', indented: 0, text: 0, keep: -1 }
+    const { display } = style
+    if (display === 'none' || Number(style.opacity) < 0.05) return null
     /** @type {Around} */
-    const inside = { ...around, style, text: 0 }
-    if (display !== 'contents') inside.display = display
-    const { position } = style
-    const isInline = display === 'inline' || display === 'contents'
-    const isRoot = tag === 'html' || tag === 'body'
-
+    const inside = { ...around, depth, style, own: display, position: 'static', indented: 0, text: 0, keep: -1 }
     const behind = colour(style.backgroundColor)
-    if (style.backgroundImage !== 'none') {
-      inside.background = null
-      if (style.backgroundClip === 'text') inside.clipped = true
-    } else if (!behind || (behind[3] > 0 && behind[3] < 0.99)) inside.background = null
+    if (!behind || (behind[3] > 0 && behind[3] < 0.99)) inside.background = null
     else if (behind[3]) inside.background = behind
-    // Out of the flow it lies over something that only painting would tell.
-    else if (position === 'absolute' || position === 'fixed') inside.background = null
-    if (isInline || isRoot) return inside
+    if (display === 'contents') return inside
+    inside.display = display
+    if (display !== 'inline') inside.box = inside
+    if (display === 'inline' || tag === 'html' || tag === 'body') return inside
 
-    const { transform } = style
-    const moved = transform !== 'none'
-    if (moved && /^matrix(?:3d)?\(0, 0, 0, 0,/.test(transform)) return null
+    const position = inside.position = style.position
     const placed = position === 'absolute' || position === 'fixed'
+    // Out of the flow it lies over something that only painting would tell.
+    if (placed && behind?.[3] === 0) inside.background = null
+    if (style.contentVisibility === 'hidden') return null
+    const { transform, clipPath } = style
+    if (transform !== 'none' && /^matrix(?:3d)?\(0, 0, 0, 0,/.test(transform)) return null
+    if (clipPath !== 'none' && /^(?:inset\((?:[5-9]\d|1\d\d)(?:\.\d+)?%|circle\(0(?:px|%)?[ )]|polygon\(0(?:px|%)? 0(?:px|%)?(?:, 0(?:px|%)? 0(?:px|%)?)*\))/.test(clipPath)) return null
     if (placed && clippedAway(style)) return null
-    if (style.clipPath !== 'none' && /^(?:inset\((?:[5-9]\d|1\d\d)(?:\.\d+)?%|circle\(0(?:px|%)?[ )]|polygon\(0(?:px|%)? 0(?:px|%)?(?:, 0(?:px|%)? 0(?:px|%)?)*\))/.test(style.clipPath)) return null
 
     if (position === 'fixed' || (position === 'absolute' && !around.window?.positioned)) inside.window = null
-    const margin = parseFloat(style.marginLeft) < -500 || parseFloat(style.marginTop) < -500
-    if (placed || moved || margin || position === 'relative') {
-      const rect = rectOf(element)
-      const empty = !rect.width || !rect.height
-      const scrolled = position !== 'fixed'
-      const right = rect.right + (scrolled ? inside.x : 0)
-      const bottom = rect.bottom + (scrolled ? inside.y : 0)
-      // In a right-to-left page the far side can be scrolled to.
-      const rtl = scrolled && view.getComputedStyle(documentElement(ownerDocument(element))).direction === 'rtl'
-      if (empty ? bottom < 0 : bottom <= 0) return null
-      if (!rtl && (empty ? right < 0 : right <= 0)) return null
-      if (position === 'fixed' && !empty && (rect.left >= view.innerWidth || rect.top >= view.innerHeight)) return null
-      if (rtl && !empty && rect.left >= scrollWidth(documentElement(ownerDocument(element)))) return null
+    const rect = rectOf(element)
+    const empty = !rect.width || !rect.height
+    const right = rect.right + (position === 'fixed' ? 0 : inside.x)
+    const bottom = rect.bottom + (position === 'fixed' ? 0 : inside.y)
+    if (empty ? bottom < 0 : bottom <= 0) return null
+    if (empty ? right < 0 : right <= 0) {
+      // In a right-to-left page the left side can be scrolled to.
+      if (position === 'fixed' || view.getComputedStyle(documentElement(ownerDocument(element))).direction !== 'rtl') return null
     }
-    const { window } = inside
-    if (window) {
-      const rect = rectOf(element)
-      if (rect.width && rect.height && outside(rect, window.rect)) return null
+    if (placed && !empty && rect.left >= view.innerWidth) {
+      if (position === 'fixed' || rect.left + inside.x >= scrollWidth(documentElement(ownerDocument(element)))) return null
     }
-    const { overflowX, overflowY } = style
-    if (overflowX !== 'visible' || overflowY !== 'visible') {
+    if (position === 'fixed' && !empty && rect.top >= view.innerHeight) return null
+    if (inside.window && !empty && outside(rect, inside.window.rect)) return null
+
+    const { overflow } = style
+    if (overflow !== 'visible') {
+      const [overflowX, overflowY = overflowX] = overflow.split(' ')
       const [width, height] = [clientWidth(element), clientHeight(element)]
       const hides = (/** @type {string} */ overflow) => overflow === 'hidden' || overflow === 'clip'
       if ((hides(overflowX) && width <= 1) || (hides(overflowY) && height <= 1)) return null
@@ -191,7 +196,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         inside.x += scrollLeft(element)
         inside.y += scrollTop(element)
       } else if (height < view.innerHeight * 0.9 && (scrollHeight(element) > height + 8 || scrollWidth(element) > width + 8)) {
-        inside.window = { rect: rectOf(element), positioned: position !== 'static' || moved }
+        inside.window = { rect, positioned: position !== 'static' || transform !== 'none' }
       }
     }
     return inside
@@ -212,15 +217,34 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   function textSeen (element, inside) {
     const style = /** @type {CSSStyleDeclaration} */ (inside.style)
     if (style.visibility !== 'visible') return false
-    if (parseFloat(style.fontSize) < 2 || parseFloat(style.textIndent) < -400) return false
-    const ink = colour(style.getPropertyValue('-webkit-text-fill-color') || style.color)
-    if (!ink || inside.clipped) return true
-    if (ink[3] < 0.05) return false
+    if (inside.depth > MAX_STYLED_DEPTH && !checkVisibility(element, { opacityProperty: true, contentVisibilityAuto: false })) return false
+    if (parseFloat(style.fontSize) < 2) return false
+    const box = inside.own === 'inline' ? inside.box : inside
+    box.indented ||= parseFloat(/** @type {CSSStyleDeclaration} */ (box.style).textIndent) < -400 ? 2 : 1
+    if (box.indented === 2) return false
+    const ink = colour(style.webkitTextFillColor)
+    if (!ink) return true
+    if (ink[3] < 0.05) return painted(element, inside.view).clipped
     const { background } = inside
     if (!background || ink[3] < 0.99) return true
     const apart = Math.max(Math.abs(ink[0] - background[0]), Math.abs(ink[1] - background[1]), Math.abs(ink[2] - background[2]))
-    return apart > 8 || style.textShadow !== 'none' || overPicture(element)
+    return apart > 8 || style.textShadow !== 'none' || painted(element, inside.view).behind || overPicture(element)
   }
+
+  /** Whether a background image lies behind an element's text, or shows through its letters. @param {Element} element @param {Window} view */
+  function painted (element, view) {
+    let behind = false
+    for (let at = /** @type {Node | null} */ (element), i = 0; at && nodeType(at) === ELEMENT && i < 100; at = above(at), i++) {
+      const { backgroundImage, backgroundClip } = view.getComputedStyle(/** @type {Element} */ (at))
+      if (backgroundImage === 'none') continue
+      if (backgroundClip === 'text') return { behind: true, clipped: true }
+      behind = true
+    }
+    return { behind, clipped: false }
+  }
+
+  /** @param {Node} node */
+  const above = (node) => parentNode(node) ?? (node instanceof ShadowRoot ? host(node) : null)
 
   /** Whether a picture lies behind or before an element, which then may show up against it. @param {Element} element */
   function overPicture (element) {
@@ -252,11 +276,11 @@ globalThis.__sotto ??= /** @type {any} */ ({})
    * @property {string} text of the page, or a mark of ours
    * @property {number} offset where the text begins in its node
    * @property {number} keep white space as it is: 0 no, 1 line breaks, 2 all
-   * @property {number} level of a heading; first number of a list; columns that a cell spans
+   * @property {number} level of a heading; first number of a list; columns that a cell spans; 1 for a paragraph
    * @property {boolean} head a table's head
    * @property {number} parent
    * @property {number} end of an element
-   * @property {number} aside 0 no; 1, 2: stands beside the text, leave it out unless it holds 40 % or 80 % of the page
+   * @property {number} aside 0 no; else it stands beside the text, and is left out: 1 unless it holds 40 % of the page, 2 unless 80 %, 3 as 1 unless it reads as text
    * @property {boolean} editing typed by the user: leave it out unless it holds half of the page
    * @property {string} hint 'main' or 'article'
    * @property {boolean} dropped
@@ -266,6 +290,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
    * @property {number} own those of its own lines
    * @property {number} ownLinks
    * @property {number} good those in paragraphs
+   * @property {number} noise those in labels and menus
    * @property {boolean} hasMain
    * @property {boolean} hasTitle
    */
@@ -318,7 +343,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
     /** @param {number} kind @param {What} what @param {number} parent @returns {Token} */
     const add = (kind, what, parent) => {
-      const token = { kind, what, node: null, text: '', offset: 0, keep: 0, level: 0, head: false, parent, end: 0, aside: 0, editing: false, hint: '', dropped: false, any: 0, chars: 0, links: 0, own: 0, ownLinks: 0, good: 0, hasMain: false, hasTitle: false }
+      const token = { kind, what, node: null, text: '', offset: 0, keep: 0, level: 0, head: false, parent, end: 0, aside: 0, editing: false, hint: '', dropped: false, any: 0, chars: 0, links: 0, own: 0, ownLinks: 0, good: 0, noise: 0, hasMain: false, hasTitle: false }
       tokens.push(token)
       return token
     }
@@ -352,7 +377,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       if (!text) return
       const blank = !/\S/.test(text)
       const previous = tokens.at(-1)
-      const keep = blank && !inside.pre && previous?.kind !== WORDS ? 0 : keeps(inside)
+      const keep = inside.pre ? 2 : (blank && previous?.kind !== WORDS) || !/[^\S ]| {2}/.test(text) ? 0 : keeps(inside)
       // Between blocks, white space is only how the source is laid out.
       if (blank && !keep && previous && previous.kind !== WORDS && (previous.kind === BREAK || isBlock(previous.what))) return
       if (!inside.text) inside.text = textSeen(element, inside) ? 1 : 2
@@ -395,6 +420,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       }
       if (!bounds && (tag === 'button' || role === 'button') && !outer.titled && !hasAttribute(element, 'contenteditable')) return
       if (tag === 'sup' && !bounds && isNoteMark(element)) return
+      if (!bounds && outer.titled && HEADING_TOOLS.test(attribute(element, 'class') ?? '')) return
       const token = open(element, tag, role, inside, outer)
       if (token) {
         token.parent = outer.token
@@ -488,7 +514,9 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   function ground (view) {
     const top = documentElement(view.document)
     const dark = top && view.getComputedStyle(top).colorScheme.includes('dark')
-    return { view, style: null, display: 'block', background: dark ? null : [255, 255, 255, 1], clipped: false, window: null, x: view.scrollX, y: view.scrollY, token: -1, link: false, titled: false, main: false, quoted: false, pre: false, text: 0 }
+    const around = /** @type {Around} */ ({ view, depth: 0, style: null, own: 'block', position: 'static', keep: -1, display: 'block', indented: 1, background: dark ? null : [255, 255, 255, 1], window: null, x: view.scrollX, y: view.scrollY, token: -1, link: false, titled: false, main: false, quoted: false, pre: false, text: 0 })
+    around.box = around
+    return around
   }
 
   /** @param {What} what */
@@ -496,10 +524,12 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
   /** @param {Around} inside */
   function keeps (inside) {
-    if (inside.pre) return 2
-    const style = /** @type {any} */ (inside.style)
-    const space = style.whiteSpaceCollapse ?? style.whiteSpace
-    return space === 'collapse' || space === 'normal' || space === 'nowrap' ? 0 : space === 'preserve-breaks' || space === 'pre-line' ? 1 : 2
+    if (inside.keep < 0) {
+      const style = /** @type {any} */ (inside.style)
+      const space = style.whiteSpaceCollapse ?? style.whiteSpace
+      inside.keep = space === 'collapse' || space === 'normal' || space === 'nowrap' ? 0 : space === 'preserve-breaks' || space === 'pre-line' ? 1 : 2
+    }
+    return inside.keep
   }
 
   /** @param {Text} node @param {DOMRect} window */
@@ -524,11 +554,11 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     if (tag === 'main' || tag === 'html' || tag === 'body') return 0
     const names = `${attribute(element, 'class') ?? ''} ${attribute(element, 'id') ?? ''}`
     if (names.length > 1 && CONSENT_NAMES.test(names)) return 2
-    if (inside.style?.position === 'fixed' || role === 'dialog' || role === 'alertdialog') return 2
+    if (inside.position === 'fixed' || role === 'dialog' || role === 'alertdialog') return 2
     if (tag === 'nav' || tag === 'aside' || ASIDE_ROLES.has(role)) return 1
     if (tag === 'footer') return outer.quoted ? 0 : 1
     if (tag === 'header') return outer.main ? 0 : 1
-    if (names.length > 1 && tag !== 'p' && tag !== 'article' && ASIDE_NAMES.test(names)) return 1
+    if (names.length > 1 && tag !== 'p' && tag !== 'article' && ASIDE_NAMES.test(names)) return 3
     return 0
   }
 
@@ -538,7 +568,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
    * @returns {Token | null}
    */
   function open (element, tag, role, inside, outer) {
-    const { display } = /** @type {CSSStyleDeclaration} */ (inside.style)
+    const display = inside.own
     const inline = display === 'contents' || display.startsWith('inline') || display.startsWith('ruby')
     /** @type {What | ''} */
     let what = inline ? '' : 'block'
@@ -580,17 +610,18 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       case 'blockquote': what = 'quote'; inside.quoted = true; break
       case 'table': if (role !== 'presentation' && role !== 'none') what = 'table'; break
       case 'tr': what = 'row'; break
-      case 'thead': head = true; break
+      case 'thead': case 'tbody': case 'tfoot': what = ''; break
       case 'th': case 'td':
         what = 'cell'
         level = Math.min(Math.max(parseInt(attribute(element, 'colspan') ?? '1', 10) || 1, 1), 20)
         head = tag === 'th'
         break
       case 'hr': what = 'block'; break
+      case 'p': level = 1; break
       case 'code': case 'kbd': case 'samp': if (!inside.pre && !outer.titled && inline) what = 'code'; break
       case 'q': what = 'quotation'; break
       case 'del': case 's': case 'strike': if (inline) what = 'struck'; break
-      case 'sup': if (/^\s*[-−+]?\d{1,4}\s*$/.test(textContent(element).slice(0, 20))) what = 'power'; break
+      case 'sup': if (/^\s*[-−+]?(?:\d{1,4}|[ikmnptxy])\s*$/.test(textContent(element).slice(0, 20))) what = 'power'; break
       case 'a': inside.link = hasAttribute(element, 'href'); break
     }
     if (role === 'heading' && what !== 'heading') {
@@ -607,7 +638,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     if (!what && !editing) return null
 
     /** @type {Token} */
-    const token = { kind: OPEN, what: what || 'block', node: null, text, offset: 0, keep: 0, level, head, parent: -1, end: 0, aside: 0, editing, hint: '', dropped: false, any: 0, chars: 0, links: 0, own: 0, ownLinks: 0, good: 0, hasMain: false, hasTitle: false }
+    const token = { kind: OPEN, what: what || 'block', node: null, text, offset: 0, keep: 0, level, head, parent: -1, end: 0, aside: 0, editing, hint: '', dropped: false, any: 0, chars: 0, links: 0, own: 0, ownLinks: 0, good: 0, noise: 0, hasMain: false, hasTitle: false }
     if (what && isBlock(what)) {
       token.aside = asideness(element, tag, role, inside, outer)
       if (tag === 'main' || role === 'main') token.hint = 'main'
@@ -646,10 +677,17 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         continue
       }
       if (token.kind !== OPEN) continue
-      if (isBlock(token.what) && token.what !== 'heading') {
-        if ((token.own >= 40 || (token.own >= 25 && token.what !== 'item')) && token.ownLinks < token.own / 2) token.good += token.own - token.ownLinks
+      if (isBlock(token.what) && token.own) {
+        const words = token.own - token.ownLinks
+        // Short items, cells and headings go with the paragraphs around them; other short lines are labels and menus.
+        if (token.ownLinks >= token.own / 2) token.noise += token.own
+        else if (token.own >= 40) token.good += words
+        else if (token.what === 'block' && !token.level) token.noise += token.own
+        else token.good += words / 2
       }
       if (token.aside === 1) token.dropped = token.any < total * 0.4 && !token.hasMain
+      // A name alone may mislead ("sharing-a-repository"): much text with few links is kept.
+      else if (token.aside === 3) token.dropped = token.any < total * 0.4 && !token.hasMain && !(token.good > 400 && token.links < token.chars * 0.25)
       else if (token.aside === 2) token.dropped = token.any < total * 0.8 && !token.hasMain
       if (token.editing && token.any < total * 0.5) token.dropped = true
       if (!parent) continue
@@ -662,6 +700,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       parent.chars += token.chars
       parent.links += token.links
       parent.good += token.good
+      parent.noise += token.noise
       if (!isBlock(token.what)) {
         parent.own += token.own
         parent.ownLinks += token.ownLinks
@@ -690,7 +729,14 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     const all = tokens[0]
     /** @param {number} inside @param {number} share */
     const oneArticle = (inside, share) => articles.find((i) => i > inside && i < tokens[inside].end && tokens[i].good >= tokens[inside].good * share && tokens[i].good > 200)
-    if (main >= 0 && tokens[main].good >= all.good * 0.2) return oneArticle(main, 0.75) ?? main
+    /** Lists of other articles weigh much, but only the page's own stands under its title. @param {number} inside */
+    const titledArticle = (inside) => {
+      const titled = articles.filter((i) => i >= inside && i < tokens[inside].end && tokens[i].hasTitle && tokens[i].good >= tokens[inside].good * 0.2 && tokens[i].good > 400)
+      return titled.length === 1 ? titled[0] : undefined
+    }
+    if (main >= 0 && tokens[main].good >= all.good * 0.2) return oneArticle(main, 0.75) ?? titledArticle(main) ?? main
+    const titled = titledArticle(0)
+    if (titled !== undefined) return titled
     if (articles.length) {
       let best = articles[0]
       for (const i of articles) if (tokens[i].chars > tokens[best].chars) best = i
@@ -707,13 +753,12 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         i = token.end
         continue
       }
-      if (!token.chars) continue
-      const pure = token.good / token.chars
-      const score = token.good * pure * pure
+      if (!token.good) continue
+      const score = token.good * (token.good / (token.good + token.noise)) ** 1.5
       if (score > most) [best, most] = [i, score]
     }
-    // What stands around it adds its title more often than noise.
-    while (best > 0 && tokens[tokens[best].parent].chars <= tokens[best].chars * 1.2) best = tokens[best].parent
+    // Its title may stand just outside.
+    for (let at = tokens[best].parent; at >= 0 && !tokens[best].hasTitle && tokens[at].chars <= tokens[best].chars * 1.4; at = tokens[at].parent) if (tokens[at].hasTitle) best = at
     return best
   }
 
@@ -886,11 +931,10 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     const prose = tokens[first].good
     /** @type {{ ordered: boolean, number: number, indented: boolean }[]} */
     const lists = []
-    /** Tables being written: whether as rows, cells of this row, whether its head is due. @type {{ data: boolean, cells: number, heads: number, headDue: boolean, rows: number }[]} */
+    /** Tables being written: whether as rows; cells, columns and head cells of this row; whether a head may still come. @type {{ data: boolean, cells: number, columns: number, heads: number, headDue: boolean, rows: number }[]} */
     const tables = []
     let items = 0
     let fence = ''
-    let inHead = false
     /** @type {{ indented: boolean }[]} */
     const opened = []
 
@@ -936,7 +980,9 @@ globalThis.__sotto ??= /** @type {any} */ ({})
             writer.gap(1)
             const list = lists.at(-1)
             if (token.text === 'value' && list) list.number = token.level
-            const marker = list?.ordered ? `${list.number++}. ` : '- '
+            if (writer.flat && list?.number && !writer.glued) writer.put(';')
+            const marker = list?.ordered ? `${list.number}. ` : '- '
+            if (list) list.number++
             indent(marker, ' '.repeat(marker.length))
             items++
             break
@@ -956,7 +1002,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
           case 'table': {
             const data = !writer.flat && isData(tokens, i)
             blockGap()
-            tables.push({ data, cells: 0, heads: 0, headDue: true, rows: 0 })
+            tables.push({ data, cells: 0, columns: 0, heads: 0, headDue: true, rows: 0 })
             break
           }
           case 'row':
@@ -966,15 +1012,16 @@ globalThis.__sotto ??= /** @type {any} */ ({})
             }
             writer.gap(table.rows++ ? 1 : 2)
             writer.mark('|')
-            table.cells = table.heads = 0
+            table.cells = table.columns = table.heads = 0
             break
           case 'cell':
             if (!table?.data) {
               blockGap()
               break
             }
-            table.cells += token.level
-            if (token.head || inHead) table.heads += token.level
+            table.cells++
+            table.columns += token.level
+            if (token.head) table.heads++
             writer.put(' ')
             writer.glued = true
             writer.flat++
@@ -990,7 +1037,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         }
         continue
       }
-      const { what, head, level } = tokens[token.parent]
+      const { what, level } = tokens[token.parent]
       switch (what) {
         case 'block': case 'heading': blockGap(); break
         case 'list':
@@ -1025,7 +1072,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
           }
           if (table.headDue && table.heads === table.cells && table.cells > 1) {
             writer.lines = 1
-            writer.mark(`|${' --- |'.repeat(table.cells)}`)
+            writer.mark(`|${' --- |'.repeat(table.columns)}`)
           }
           table.headDue = false
           writer.gap(1)
@@ -1045,7 +1092,6 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         case 'struck': writer.put('~~'); break
         case 'apart': writer.gapInLine(); break
       }
-      inHead = head && what === 'block' ? false : inHead
     }
     const text = writer.parts.join('').trimEnd()
     return { text, segments: writer.segments.filter(({ at }) => at < text.length) }
@@ -1117,7 +1163,12 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     // With a little of what follows, so that a sentence that ends here is seen to end.
     const sentences = new Intl.Segmenter(undefined, { granularity: 'sentence' }).segment(text.slice(from, end + 40))
     let to = 0
-    for (const { index } of sentences) if (index + from <= end) to = index
+    let previous = ''
+    for (const { index, segment } of sentences) {
+      // The browser takes the point of an abbreviation for the end of a sentence.
+      if (index + from <= end && !/(?:^|[\s(])(?:\p{L}|Mrs?|Ms|Dr|Prof|St|No|Nr|vs|e\.g|i\.e|z\.\s?B|ca|Fig|approx)\.\s*$/u.test(previous)) to = index
+      previous = segment
+    }
     let kept = text.slice(0, to ? from + to : end).trimEnd()
     const line = kept.lastIndexOf('\n') + 1
     // A row of a table is read whole or not at all.
@@ -1276,9 +1327,6 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     }
     return roots
   }
-
-  /** @param {Node} node */
-  const above = (node) => parentNode(node) ?? (node instanceof ShadowRoot ? host(node) : null)
 
   /** The element that a walk over a selection begins at. @param {Bounds} bounds @returns {Element | null} */
   function commonRoot ({ startContainer, endContainer }) {

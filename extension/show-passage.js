@@ -37,7 +37,9 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       const [first, last] = [offset + from - at, offset + to - at]
       if (words.data.slice(first, last).replace(/\s/g, ' ') !== text.slice(from, to).replace(/\s/g, ' ')) return null
       const previous = ranges.at(-1)
-      if (previous?.endContainer === words) previous.setEnd(words, last)
+      // Words of one line are painted with the space between them.
+      const joined = previous && /^ ?$/.test(text.slice(segments[low - 1].at + segments[low - 1].length, from)) && previous.endContainer.getRootNode() === words.getRootNode()
+      if (previous && joined) previous.setEnd(words, last)
       else {
         const range = words.ownerDocument.createRange()
         range.setStart(words, first)

@@ -76,9 +76,12 @@ export const button = (page, action) => page.eval((action) => {
   return { x: box.left + box.width / 2, y: box.top + box.height / 2 }
 }, action)
 
-/** The middle of an element of a page. @param {Session} page @param {string} selector */
-export const middle = (page, selector) => page.eval((selector) => {
-  const box = document.querySelector(selector)?.getBoundingClientRect()
+/** The middle of an element of a page or of the card in it. @param {Session} page @param {string} selector */
+export const middleOf = (page, selector) => page.eval((selector) => {
+  const root = document.querySelector('sotto-card')?.shadowRoot
+  const found = document.querySelector(selector) ?? root?.querySelector(selector)
+  found?.scrollIntoView({ block: 'nearest', behavior: 'instant' })
+  const box = found?.getBoundingClientRect()
   if (!box?.width) throw new Error(`${selector} is not drawn`)
   return { x: box.left + box.width / 2, y: box.top + box.height / 2 }
 }, selector)

@@ -3,19 +3,21 @@
 /** @param {number} ms @returns {Promise<void>} */
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 
+/** @template T @typedef {Exclude<T, false | null | undefined | 0 | ''>} Truthy */
+
 /**
  * Waits until a function answers something truthy; null when it never does.
  * @template T
  * @param {() => T | Promise<T>} question
  * @param {number} [ms]
  * @param {number} [step]
- * @returns {Promise<NonNullable<T> | null>}
+ * @returns {Promise<Truthy<T> | null>}
  */
 export async function until (question, ms = 5000, step = 25) {
   const end = performance.now() + ms
   for (;;) {
     const answer = await question()
-    if (answer) return /** @type {NonNullable<T>} */ (answer)
+    if (answer) return /** @type {Truthy<T>} */ (answer)
     if (performance.now() > end) return null
     await sleep(step)
   }
@@ -24,7 +26,7 @@ export async function until (question, ms = 5000, step = 25) {
 /** As `until`, but running out of time is an error in words.
  * @template T
  * @param {string} what @param {() => T | Promise<T>} question @param {number} [ms] @param {number} [step]
- * @returns {Promise<NonNullable<T>>} */
+ * @returns {Promise<Truthy<T>>} */
 export async function expect (what, question, ms = 5000, step = 25) {
   const answer = await until(question, ms, step)
   if (answer === null) throw new Error(`not within ${(ms / 1000).toFixed(1)} s: ${what}`)

@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { Cdp, Session, expect, sleep, until } from './cdp.mjs'
+import { Cdp, Session, expect, sleep } from './cdp.mjs'
 import { atExit } from './cleanup.mjs'
 
 export const REPOSITORY = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
@@ -83,6 +83,11 @@ export class Browser {
       await browser.#logExtension()
       const { id } = await cdp.send('Extensions.loadUnpacked', { path: extension }, undefined, 60_000)
       browser.id = id
+      // Its shortcuts and menus are registered a moment later; no user is as quick as a test.
+      const worker = await browser.serviceWorker()
+      await expect('the shortcuts are registered', () => worker.eval('chrome.commands.getAll().then((all) => all.some((c) => c.shortcut))'))
+      await sleep(300)
+      await worker.detach()
     }
     return browser
   }
@@ -101,22 +106,30 @@ export class Browser {
     cdp.on('Target.attachedToTarget', async ({ sessionId, targetInfo, waitingForDebugger }) => {
       const session = new Session(cdp, targetInfo.targetId, sessionId)
       const from = `${targetInfo.type} ${targetInfo.url}`
-      session.on('Network.requestWillBeSent', ({ request }) => { this.requests.push({ url: request.url, from }) })
-      session.on('Network.webSocketCreated', ({ url }) => { this.requests.push({ url, from }) })
+      const ownTarget = targetInfo.url.startsWith('chrome-extension:')
+      session.on('Network.requestWillBeSent', ({ request, documentURL, initiator }) => {
+        // A script of ours in someone's page shows in the stack only.
+        const ours = ownTarget || documentURL.startsWith('chrome-extension:') || JSON.stringify(initiator).includes('chrome-extension:')
+        if (ours) this.requests.push({ url: request.url, from })
+      })
+      session.on('Network.webSocketCreated', ({ url, initiator }) => {
+        if (ownTarget || JSON.stringify(initiator ?? '').includes('chrome-extension:')) this.requests.push({ url, from })
+      })
       session.on('Runtime.consoleAPICalled', ({ type, args }) => {
         this.console.push(`${from} ${type}: ${args.map((/** @type {any} */ a) => a.value ?? a.description ?? '').join(' ')}`)
       })
       session.on('Runtime.exceptionThrown', ({ exceptionDetails: e }) => { this.console.push(`${from} exception: ${e.exception?.description ?? e.text}`) })
-      const ours = targetInfo.url.startsWith('chrome-extension:') || targetInfo.type === 'worker' || targetInfo.type === 'service_worker'
-      const setUp = ours
-        ? [session.send('Network.enable'), session.send('Runtime.enable'), session.send('Target.setAutoAttach', { autoAttach: true, waitForDebuggerOnStart: true, flatten: true })]
-        : []
+      const setUp = [
+        session.send('Network.enable'), session.send('Runtime.enable'),
+        session.send('Target.setAutoAttach', { autoAttach: true, waitForDebuggerOnStart: true, flatten: true })
+      ]
       if (waitingForDebugger) setUp.push(session.send('Runtime.runIfWaitingForDebugger'))
       await Promise.allSettled(setUp)
     })
     await cdp.send('Target.setAutoAttach', {
       autoAttach: true, waitForDebuggerOnStart: true, flatten: true,
-      filter: [{ type: 'background_page' }, { type: 'service_worker' }, { type: 'worker' }, { type: 'page', exclude: true }, { type: 'tab', exclude: true }, { exclude: true }]
+// New pages of an extension begin as "other"; tabs are attached where they are opened.
+      filter: [{ type: 'tab', exclude: true }, { type: 'page', exclude: true }, { type: 'browser', exclude: true }, { type: 'browser_ui', exclude: true }, {}]
     })
   }
 
@@ -147,7 +160,10 @@ export class Browser {
   async serviceWorker () {
     const target = await this.cdp.find((t) => t.type === 'service_worker' && t.url.startsWith(this.origin))
     if (!target) throw new Error('the service worker is not running')
-    return this.cdp.attach(target.targetId)
+    const session = await this.cdp.attach(target.targetId)
+    // A new worker is listed before its script has run.
+    await expect('the service worker has started', () => session.eval('typeof chrome === "object"'))
+    return session
   }
 
   async serviceWorkerRuns () {
@@ -190,7 +206,7 @@ export class Tab extends Session {
     await expect('the tab is in front', () => this.eval('document.visibilityState === "visible"'))
   }
 
-  /** @param {string} file @param {Session} [session] */
+  /** @param {string} file */
   async screenshot (file) {
     await screenshot(this, file)
   }
@@ -222,5 +238,3 @@ function readNetLog (path) {
   }
   return { requests, lookups: [...lookups] }
 }
-
-export { until }

@@ -3,7 +3,7 @@
 import { mkdirSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
-import { card, finished, lastTurn, middle } from './answers.mjs'
+import { card, finished, lastTurn, middleOf } from './answers.mjs'
 import { sleep, until } from './cdp.mjs'
 import { Browser, REPOSITORY, screenshot } from './chromium.mjs'
 import { Display } from './display.mjs'
@@ -101,7 +101,7 @@ try {
 
   const popup = await openPopup(browser, again)
   await until(() => popup.eval('!document.querySelector("#summarize").disabled'))
-  await clickAt(popup, await middle(popup, '#summarize'))
+  await clickAt(popup, await middleOf(popup, '#summarize'))
   await finished(() => lastTurn(popup))
   for (const scheme of ['light', 'dark']) {
     await popup.send('Emulation.setEmulatedMedia', { features: [{ name: 'prefers-color-scheme', value: scheme }] })

@@ -22,17 +22,28 @@ export async function readUrl (url, maxWords) {
     const tab = await browser.open('about:blank', { complete: false })
     await tab.send('Page.enable')
     await tab.send('Network.enable')
-    let busy = 0
+    /** @type {Set<string>} */
+    const busy = new Set()
     let lastSeen = performance.now()
-    tab.on('Network.requestWillBeSent', () => { busy++; lastSeen = performance.now() })
-    for (const ended of ['Network.loadingFinished', 'Network.loadingFailed']) tab.on(ended, () => { busy--; lastSeen = performance.now() })
+    tab.on('Network.requestWillBeSent', ({ requestId, request }) => {
+      // The end of one without a network is not reported.
+      if (/^(?:data|blob):/.test(request.url)) return
+      busy.add(requestId)
+      lastSeen = performance.now()
+    })
+    for (const ended of ['Network.loadingFinished', 'Network.loadingFailed']) {
+      tab.on(ended, ({ requestId }) => {
+        busy.delete(requestId)
+        lastSeen = performance.now()
+      })
+    }
     let loaded = false
     tab.on('Page.loadEventFired', () => { loaded = true })
     const { errorText } = await tab.send('Page.navigate', { url }, 60_000)
     if (errorText) throw new Error(`${url} could not be opened: ${errorText.replace(/^net::/, '')}`)
     await until(() => loaded, 30_000)
     // Pages made by scripts come after the load event: wait until the network has been quiet for half a second.
-    await until(() => performance.now() - lastSeen > 500 && busy <= 0, SETTLE_MS)
+    await until(() => performance.now() - lastSeen > 500 && !busy.size, SETTLE_MS)
     await sleep(100)
     return await (await World.in(tab)).call('readPage', ...(maxWords ? [maxWords] : []))
   } finally {
@@ -54,7 +65,8 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
   }
   try {
     const page = await readUrl(url, Number(values.words) || undefined)
-    process.stdout.write(`${page.text}\n\n${coverage(page)}\n`)
+    // Not before all is written, but without waiting for timers.
+    process.stdout.write(`${page.text}\n\n${coverage(page)}\n`, () => process.exit(0))
   } catch (error) {
     console.error(error instanceof Error ? error.message : error)
     process.exit(1)

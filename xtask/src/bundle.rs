@@ -97,6 +97,8 @@ fn bind(variant: &Variant, wasm: &Path, pkg: &Path) -> Result<()> {
     let mut bindgen = Bindgen::new();
     bindgen.input_path(wasm).out_name(variant.name).typescript(true);
     bindgen.remove_name_section(true).remove_producers_section(true);
+    // The module finds its .wasm beside itself.
+    bindgen.omit_default_module_path(false);
     let problem = |error: &dyn std::fmt::Display| format!("wasm-bindgen on {}: {error}", wasm.display());
     bindgen.web(true).map_err(|error| problem(&format!("{error:#}")))?;
     bindgen.generate(pkg).map_err(|error| problem(&format!("{error:#}")))

@@ -10,6 +10,7 @@ pub mod kernels;
 pub mod model;
 pub mod models;
 pub mod quant;
+pub mod recipes;
 pub mod recording;
 pub mod sampler;
 pub mod text;

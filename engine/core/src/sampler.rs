@@ -1,7 +1,7 @@
 //! From logits to the next token: greedy or random, in the order of Hugging Face's processors.
 //!
-//! Order: repetition penalty, (the caller's own [`LogitsProcessor`]s), temperature, top-k, top-p, min-p, draw. All arithmetic
-//! after the logits is in pure Rust (`libm`), so that one seed gives one text on every platform that computes the same logits.
+//! Order: the caller's [`LogitsProcessor`]s, repetition penalty, temperature, top-k, top-p, min-p, draw. All arithmetic after the
+//! logits is in pure Rust (`libm`), so that one seed gives one text on every platform that computes the same logits.
 
 use serde::{Deserialize, Serialize};
 

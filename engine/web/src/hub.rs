@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::protocol::{
-    EngineState, Event, Failure, FailureCode, FromEngine, Source, SourceKind, Stats, Task, ToEngine,
+    EngineState, Event, Failure, FailureCode, FromEngine, Source, Stats, Task, ToEngine,
 };
 
 /// Conversations kept; the one unused longest goes first.
@@ -369,6 +369,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::SourceKind;
 
     fn source(text: &str) -> Source {
         Source {

@@ -158,3 +158,105 @@ fn optional_text(path: &Path) -> Result<Option<String>> {
 fn io_error(path: &Path, error: &std::io::Error) -> Error {
     Error::format(path.display().to_string(), format!("it cannot be read: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::{Architecture, TokenizerSource};
+    use crate::kernels::Pairing;
+    use crate::models::llama_config::LlamaConfig;
+    use crate::quant::QuantType;
+    use crate::weights::{WeightId, WeightSpec};
+
+    fn shapes() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/shapes")
+    }
+
+    fn open_shape(name: &str) -> (LlamaConfig, DiskModel) {
+        let folder = shapes().join(name);
+        let file = folder.join("model.gguf");
+        let model = DiskModel::open(if file.exists() { &file } else { &folder }).unwrap();
+        let Architecture::Llama { config, .. } = model.description.architecture.clone();
+        (config, model)
+    }
+
+    /// Counts the rows of every weight.
+    struct Rows(Vec<usize>);
+    impl WeightSink for Rows {
+        fn rows(&mut self, id: WeightId, spec: &WeightSpec, first_row: usize, bytes: &[u8]) -> Result<()> {
+            assert_eq!(self.0[id.0 as usize], first_row, "{}", spec.name);
+            assert_eq!(bytes.len() % spec.row_bytes(), 0, "{}", spec.name);
+            self.0[id.0 as usize] += bytes.len() / spec.row_bytes();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn every_shape_opens_and_streams_all_its_rows() {
+        let mut types = std::collections::HashSet::new();
+        for name in ["llama2-gguf", "llama3-gguf", "llama3-hf", "mistral-hf", "smollm-hf", "tinyllama-hf", "biases-hf"]
+        {
+            let (config, model) = open_shape(name);
+            let d = &model.description;
+            assert_eq!((config.vocab, config.context), (1024, 512), "{name}");
+            assert_eq!(model.paths.len(), if name == "llama3-hf" { 2 } else { 1 });
+            let gguf = name.ends_with("gguf");
+            assert_eq!(config.pairing, if gguf { Pairing::Adjacent } else { Pairing::Halves }, "{name}");
+            assert_eq!(matches!(d.tokenizer, TokenizerSource::Gguf(_)), gguf, "{name}");
+            let tied = ["llama3-gguf", "smollm-hf", "biases-hf"].contains(&name);
+            assert_eq!(config.tied, tied, "{name}");
+            let Architecture::Llama { tensors, .. } = &d.architecture;
+            assert_eq!(tensors.head == tensors.embedding, tied, "{name}");
+            assert_eq!(tensors.layers[0].down_bias.is_some(), name == "biases-hf");
+            assert_eq!(config.window, (name == "mistral-hf").then_some(12), "{name}");
+
+            let mut rows = Rows(vec![0; d.weights.len()]);
+            model.stream(&mut rows).unwrap();
+            for (id, spec) in d.weights.iter() {
+                assert_eq!(rows.0[id.0 as usize], spec.rows, "{name}: {}", spec.name);
+                types.insert(spec.quant);
+            }
+        }
+        assert_eq!(types.len(), QuantType::ALL.len(), "every type is in some shape: {types:?}");
+    }
+
+    #[test]
+    fn both_formats_stretch_llama_3_frequencies_alike() {
+        let (gguf, _) = open_shape("llama3-gguf");
+        let (hugging_face, _) = open_shape("llama3-hf");
+        // Every eighth frequency of heads of 64 is one of heads of 8.
+        for (i, h) in hugging_face.rope.iter().enumerate() {
+            let g = gguf.rope[8 * i];
+            assert!((g / h - 1.0).abs() < 3e-7, "{i}: {g} {h}");
+        }
+    }
+
+    #[test]
+    fn stop_ids_come_with_the_files() {
+        for (name, bos, eos) in
+            [("llama2-gguf", 1, &[2][..]), ("llama3-gguf", 1019, &[1020]), ("llama3-hf", 1019, &[1020, 1023])]
+        {
+            let d = open_shape(name).1.description;
+            assert_eq!((d.bos, &d.eos[..]), (Some(bos), eos), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_missing_or_cut_file_is_named() {
+        let error = DiskModel::open(&shapes().join("nothing.gguf")).unwrap_err().to_string();
+        assert!(error.contains("nothing.gguf"), "{error}");
+
+        let folder = std::env::temp_dir().join(format!("sotto-disk-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        for name in ["config.json", "tokenizer.json"] {
+            std::fs::copy(shapes().join("smollm-hf").join(name), folder.join(name)).unwrap();
+        }
+        let error = DiskModel::open(&folder).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors"), "{error}");
+        let whole = std::fs::read(shapes().join("smollm-hf/model.safetensors")).unwrap();
+        std::fs::write(folder.join("model.safetensors"), &whole[..whole.len() - 1]).unwrap();
+        let error = DiskModel::open(&folder).unwrap_err().to_string();
+        assert!(error.contains("model.norm.weight") && error.contains("cut short"), "{error}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

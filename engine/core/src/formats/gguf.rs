@@ -14,7 +14,7 @@ use crate::weights::Location;
 pub const MAX_HEADER: u64 = 128 << 20;
 
 /// Most keys and most tensors in one file. With it, what is kept besides names and values stays under a constant.
-const MAX_ENTRIES: u64 = 1 << 16;
+const MAX_ENTRIES: u64 = 1 << 14;
 
 /// The longest key or tensor name, in bytes.
 const MAX_NAME: u64 = 1 << 10;
@@ -577,4 +577,251 @@ fn dtype(name: &str, code: u32) -> Result<Dtype> {
         format!("{} of type {known}", shown(name)),
         "use a file in Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, F16, BF16 or F32",
     ))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Writes GGUF files, right or wrong.
+    pub(crate) struct Writer {
+        pub(crate) keys: Vec<(Vec<u8>, Vec<u8>)>,
+        /// Name, dimensions (fastest first), type, offset.
+        pub(crate) tensors: Vec<(Vec<u8>, Vec<u64>, u32, u64)>,
+        pub(crate) data: usize,
+    }
+
+    pub(crate) fn string(s: &[u8]) -> Vec<u8> {
+        [&(s.len() as u64).to_le_bytes()[..], s].concat()
+    }
+
+    pub(crate) fn u32_value(v: u32) -> Vec<u8> {
+        [4u32.to_le_bytes(), v.to_le_bytes()].concat()
+    }
+
+    pub(crate) fn f32_value(v: f32) -> Vec<u8> {
+        [6u32.to_le_bytes(), v.to_le_bytes()].concat()
+    }
+
+    pub(crate) fn text_value(v: &str) -> Vec<u8> {
+        [&8u32.to_le_bytes()[..], &string(v.as_bytes())].concat()
+    }
+
+    fn list_value(code: u32, count: u64, items: &[u8]) -> Vec<u8> {
+        [&9u32.to_le_bytes()[..], &code.to_le_bytes(), &count.to_le_bytes(), items].concat()
+    }
+
+    impl Writer {
+        fn new() -> Self {
+            let texts: Vec<u8> =
+                [&b"<s>"[..], b"", b"\xff\xfe", "é".as_bytes()].iter().flat_map(|s| string(s)).collect();
+            let numbers: Vec<u8> = [-1i32, 0, 7].iter().flat_map(|v| v.to_le_bytes()).collect();
+            Self {
+                keys: vec![
+                    (b"general.architecture".to_vec(), text_value("llama")),
+                    (b"a.number".to_vec(), u32_value(7)),
+                    (b"a.float".to_vec(), f32_value(0.5)),
+                    (b"a.bool".to_vec(), [&7u32.to_le_bytes()[..], &[1]].concat()),
+                    (b"a.negative".to_vec(), [&1u32.to_le_bytes()[..], &[0xfe]].concat()),
+                    (b"a.big".to_vec(), [&10u32.to_le_bytes()[..], &u64::MAX.to_le_bytes()].concat()),
+                    (b"texts".to_vec(), list_value(8, 4, &texts)),
+                    (b"numbers".to_vec(), list_value(5, 3, &numbers)),
+                ],
+                tensors: vec![(b"one.weight".to_vec(), vec![64, 3], 8, 0), (b"two.weight".to_vec(), vec![5], 0, 224)],
+                data: 244,
+            }
+        }
+
+        pub(crate) fn header(&self) -> Vec<u8> {
+            let mut out = b"GGUF".to_vec();
+            out.extend(3u32.to_le_bytes());
+            out.extend((self.tensors.len() as u64).to_le_bytes());
+            out.extend((self.keys.len() as u64).to_le_bytes());
+            for (key, value) in &self.keys {
+                out.extend(string(key));
+                out.extend(value);
+            }
+            for (name, dims, kind, offset) in &self.tensors {
+                out.extend(string(name));
+                out.extend((dims.len() as u32).to_le_bytes());
+                dims.iter().for_each(|d| out.extend(d.to_le_bytes()));
+                out.extend(kind.to_le_bytes());
+                out.extend(offset.to_le_bytes());
+            }
+            out
+        }
+
+        pub(crate) fn file(&self) -> Vec<u8> {
+            let mut out = self.header();
+            out.resize(out.len().next_multiple_of(32) + self.data, 0);
+            out
+        }
+    }
+
+    fn parse(file: &[u8]) -> Result<Gguf> {
+        match Gguf::parse(file, Some(file.len() as u64))? {
+            Parsed::Gguf(gguf) => Ok(gguf),
+            Parsed::NeedMore(n) => panic!("asks for {n} bytes of a file of {}", file.len()),
+        }
+    }
+
+    #[test]
+    fn a_header_gives_its_keys_and_tensors() {
+        let file = Writer::new().file();
+        let gguf = parse(&file).unwrap();
+        let meta = &gguf.metadata;
+        assert_eq!(meta.get_str("general.architecture").unwrap(), "llama");
+        assert_eq!(meta.get_u32("a.number").unwrap(), 7);
+        assert_eq!(meta.get_f64("a.float").unwrap(), 0.5);
+        assert_eq!(meta.opt_bool("a.bool").unwrap(), Some(true));
+        assert_eq!(meta.get("a.negative"), Some(&Value::Signed(-2)));
+        assert_eq!(meta.opt_u32("not.there").unwrap(), None);
+        let texts: Vec<&[u8]> = meta.get_texts("texts").unwrap().iter().collect();
+        assert_eq!(texts, [&b"<s>"[..], b"", b"\xff\xfe", "é".as_bytes()]);
+        assert_eq!(meta.get_texts("texts").unwrap().get(4), None);
+        let numbers = meta.opt_numbers("numbers").unwrap().unwrap();
+        assert_eq!(numbers.integers().collect::<Vec<_>>(), [Some(-1), Some(0), Some(7)]);
+        assert_eq!(numbers.floats().collect::<Vec<_>>(), [-1.0, 0.0, 7.0]);
+
+        assert_eq!(gguf.data_start, file.len() as u64 - 244);
+        let one = gguf.tensors.get("one.weight").unwrap();
+        assert_eq!((&one.shape[..], one.dtype), (&[3, 64][..], Dtype::Number(QuantType::Q8_0)));
+        assert_eq!(one.location, Location { file: 0, offset: gguf.data_start, len: 204 });
+        assert_eq!(gguf.tensors.get("two.weight").unwrap().location.offset, gguf.data_start + 224);
+    }
+
+    #[test]
+    fn getters_name_the_key_and_what_is_wrong() {
+        let gguf = parse(&Writer::new().file()).unwrap();
+        let meta = &gguf.metadata;
+        for (error, key, says) in [
+            (meta.get_u32("gone").unwrap_err(), "gone", "does not have this key"),
+            (meta.get_u32("a.float").unwrap_err(), "a.float", "0.5"),
+            (meta.get_u32("a.negative").unwrap_err(), "a.negative", "-2"),
+            (meta.get_u32("a.big").unwrap_err(), "a.big", "18446744073709551615"),
+            (meta.get_str("texts").unwrap_err(), "texts", "a list of 4 strings"),
+            (meta.get_texts("numbers").unwrap_err(), "numbers", "a list of 3 numbers"),
+            (meta.opt_bool("a.number").unwrap_err(), "a.number", "expected true or false"),
+        ] {
+            let error = error.to_string();
+            assert!(error.contains(key) && error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_header_is_read_from_a_growing_prefix() {
+        let writer = Writer::new();
+        let (file, header) = (writer.file(), writer.header().len());
+        for known in [None, Some(file.len() as u64)] {
+            for have in 0..file.len() {
+                match Gguf::parse(&file[..have], known).unwrap() {
+                    Parsed::NeedMore(need) => {
+                        assert!(have < header && need > have as u64, "{have}: {need}");
+                        assert!(known.is_none_or(|len| need <= len), "{have}: {need}");
+                    }
+                    Parsed::Gguf(gguf) => assert!(have >= header && gguf.tensors.len() == 2, "{have}"),
+                }
+            }
+            let (mut have, mut rounds) = (0, 0);
+            while let Parsed::NeedMore(need) = Gguf::parse(&file[..have.min(file.len())], known).unwrap() {
+                have = need as usize;
+                rounds += 1;
+            }
+            assert!(rounds <= 12, "{rounds} rounds");
+        }
+    }
+
+    #[test]
+    fn a_file_cut_short_is_an_error_wherever_the_cut_is() {
+        let file = Writer::new().file();
+        for len in 0..file.len() {
+            assert!(Gguf::parse(&file[..len], Some(len as u64)).is_err(), "cut at {len}");
+        }
+        let error = parse(&file[..file.len() - 1]).unwrap_err().to_string();
+        assert!(error.contains("two.weight"), "{error}");
+    }
+
+    #[test]
+    fn damaged_files_are_refused_by_name() {
+        type Damage = fn(&mut Writer);
+        let cases: &[(&str, &str, Damage)] = &[
+            ("two.weight", "twice", |w| w.tensors[0].0 = b"two.weight".to_vec()),
+            ("two.weight", "overlaps one.weight", |w| w.tensors[1].3 = 192),
+            ("one.weight", "ends at byte", |w| w.tensors[0].3 = 1 << 40),
+            ("one.weight", "absurd", |w| w.tensors[0].3 = u64::MAX - 31),
+            ("one.weight", "alignment", |w| w.tensors[0].3 = 8),
+            ("one.weight", "blocks of 32", |w| w.tensors[0].1 = vec![65, 3]),
+            ("one.weight", "dimension of 0", |w| w.tensors[0].1 = vec![64, 0]),
+            ("one.weight", "absurd", |w| w.tensors[0].1 = vec![1 << 32, 1 << 31, 1 << 31, 1 << 31]),
+            ("one.weight", "0 dimensions", |w| w.tensors[0].1 = vec![]),
+            ("one.weight", "5 dimensions", |w| w.tensors[0].1 = vec![32, 1, 1, 1, 1]),
+            ("one.weight", "type 4 is unknown", |w| w.tensors[0].2 = 4),
+            ("one.weight of type Q2_K", "not supported", |w| w.tensors[0].2 = 10),
+            ("tensor number 1", "0 bytes long", |w| w.tensors[1].0.clear()),
+            ("tensor number 1", "UTF-8", |w| w.tensors[1].0 = vec![0xff]),
+            ("tensor number 1", "2000 bytes long", |w| w.tensors[1].0 = vec![b'x'; 2000]),
+            ("general.architecture", "twice", |w| w.keys[1].0 = b"general.architecture".to_vec()),
+            ("a.number", "value type 13", |w| w.keys[1].1[0] = 13),
+            ("key number 2", "UTF-8", |w| w.keys[2].0 = vec![0xc0]),
+            ("general.architecture", "UTF-8", |w| w.keys[0].1[12] = 0xff),
+            ("general.architecture", "needs", |w| w.keys[0].1[9] = 0xff),
+            ("general.architecture", "needs 18446744073709551615", |w| w.keys[0].1[4..12].fill(0xff)),
+            ("texts", "needs", |w| w.keys[6].1[8..16].fill(0xff)),
+            ("texts", "needs", |w| w.keys[6].1[8..16].copy_from_slice(&(1u64 << 40).to_le_bytes())),
+            ("texts", "needs", |w| w.keys[6].1[16..24].fill(0x7f)),
+            ("numbers", "needs", |w| w.keys[7].1[8..16].fill(0xff)),
+            ("numbers", "lists of lists", |w| w.keys[7].1[4] = 9),
+            ("numbers", "value type 99", |w| w.keys[7].1[4] = 99),
+            ("general.alignment", "power of two", |w| w.keys.push((b"general.alignment".to_vec(), u32_value(24)))),
+            ("general.alignment", "power of two", |w| w.keys.push((b"general.alignment".to_vec(), u32_value(0)))),
+            ("general.alignment", "power of two", |w| w.keys.push((b"general.alignment".to_vec(), u32_value(1 << 31)))),
+            ("general.alignment", "text", |w| w.keys.push((b"general.alignment".to_vec(), text_value("32")))),
+            ("general.alignment", "224 is not a multiple", |w| {
+                w.keys.push((b"general.alignment".to_vec(), u32_value(64)));
+            }),
+        ];
+        for (what, says, damage) in cases {
+            let mut writer = Writer::new();
+            damage(&mut writer);
+            let error = parse(&writer.file()).unwrap_err().to_string();
+            let named = error.contains(what) || *what == "general.alignment" && error.contains("alignment");
+            assert!(named && error.contains(says), "{what}, {says}: {error}");
+        }
+    }
+
+    #[test]
+    fn absurd_counts_and_foreign_files_are_refused() {
+        let good = Writer::new().file();
+        let patched = |at: usize, bytes: &[u8]| {
+            let mut file = good.clone();
+            file[at..at + bytes.len()].copy_from_slice(bytes);
+            parse(&file).unwrap_err().to_string()
+        };
+        for (error, says) in [
+            (patched(0, b"GGML"), "not a GGUF file"),
+            (patched(0, b"\x08\0\0\0\0\0\0\0{\"__metadata__"), "not a GGUF file"),
+            (patched(4, &[1]), "version 1"),
+            (patched(4, &[4]), "version 4"),
+            (patched(4, &[0, 0, 0, 3]), "big-endian"),
+            (patched(8, &[0xff; 8]), "the number of tensors"),
+            (patched(8, &16_000u64.to_le_bytes()), "the number of tensors"),
+            (patched(16, &[0xff; 8]), "the number of keys"),
+            (patched(16, &16_000u64.to_le_bytes()), "the number of keys"),
+        ] {
+            assert!(error.contains(says), "{says}: {error}");
+        }
+        // Without the file's length, the longest header bounds what may be asked for.
+        let mut endless = good;
+        endless[16..24].copy_from_slice(&16_000u64.to_le_bytes());
+        assert!(matches!(Gguf::parse(&endless, None), Err(_) | Ok(Parsed::NeedMore(..=MAX_HEADER))));
+    }
+
+    #[test]
+    fn names_in_messages_are_short_and_printable() {
+        let mut writer = Writer::new();
+        writer.tensors[0].0 = [&b"\x1b[31m\n"[..], &[b'x'; 900]].concat();
+        writer.tensors[0].2 = 77;
+        let error = parse(&writer.file()).unwrap_err().to_string();
+        assert!(error.len() < 200 && !error.contains(char::is_control), "{error}");
+    }
 }

@@ -4,7 +4,7 @@ use super::gguf::{Gguf, Metadata, Value};
 use super::shown;
 use crate::error::{Error, Result};
 use crate::kernels::{Activation, Pairing};
-use crate::models::llama_config::{LlamaConfig, rope_frequencies};
+use crate::models::llama_config::{LlamaConfig, MAX_HEAD_DIM, Names, rope_frequencies};
 use crate::quant::QuantType;
 
 /// Holds `[d/2]` divisors of the rotary frequencies: how a GGUF file stores Llama 3's frequency scaling.
@@ -54,7 +54,7 @@ pub(super) fn config(gguf: &Gguf, divisors: Option<&[u8]>) -> Result<LlamaConfig
         let what = format!("llama.rope.dimension_count = {r}");
         return Err(Error::unsupported(what, format!("all {head_dim} values of a head must rotate")));
     }
-    if head_dim > 1 << 12 {
+    if head_dim > MAX_HEAD_DIM {
         return Err(Error::format("llama.attention.key_length", format!("heads of width {head_dim} are absurd")));
     }
     // The tokenizer decides what an id means, so its length is the vocabulary's; the embedding must agree.
@@ -79,7 +79,7 @@ pub(super) fn config(gguf: &Gguf, divisors: Option<&[u8]>) -> Result<LlamaConfig
         window: opt_size(meta, "llama.attention.sliding_window")?.filter(|&w| w > 0),
         tied: gguf.tensors.get("output.weight").is_none(),
     };
-    config.check()?;
+    config.check(Names::Gguf)?;
     Ok(config)
 }
 
@@ -153,4 +153,154 @@ fn opt_size(meta: &Metadata, key: &str) -> Result<Option<usize>> {
         };
     }
     Ok(meta.opt_u32(key)?.map(|v| v as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ModelDescription;
+    use super::super::gguf::Parsed;
+    use super::super::gguf::tests::{Writer, f32_value, text_value, u32_value};
+    use super::*;
+    use crate::formats::Architecture;
+
+    /// One layer, width 8, two heads of 4, one key/value head, feed-forward width 16, five tokens; all f32.
+    fn model() -> Writer {
+        let keys = [
+            ("general.architecture", text_value("llama")),
+            ("llama.block_count", u32_value(1)),
+            ("llama.context_length", u32_value(64)),
+            ("llama.embedding_length", u32_value(8)),
+            ("llama.feed_forward_length", u32_value(16)),
+            ("llama.attention.head_count", u32_value(2)),
+            ("llama.attention.head_count_kv", u32_value(1)),
+            ("llama.attention.layer_norm_rms_epsilon", f32_value(1e-5)),
+            ("llama.vocab_size", u32_value(5)),
+        ];
+        let mut writer = Writer {
+            keys: keys.into_iter().map(|(k, v)| (k.as_bytes().to_vec(), v)).collect(),
+            tensors: Vec::new(),
+            data: 0,
+        };
+        for (name, dims) in [
+            ("token_embd.weight", &[8, 5][..]),
+            ("blk.0.attn_norm.weight", &[8]),
+            ("blk.0.attn_q.weight", &[8, 8]),
+            ("blk.0.attn_k.weight", &[8, 4]),
+            ("blk.0.attn_v.weight", &[8, 4]),
+            ("blk.0.attn_output.weight", &[8, 8]),
+            ("blk.0.ffn_norm.weight", &[8]),
+            ("blk.0.ffn_gate.weight", &[8, 16]),
+            ("blk.0.ffn_up.weight", &[8, 16]),
+            ("blk.0.ffn_down.weight", &[16, 8]),
+            ("output_norm.weight", &[8]),
+        ] {
+            add(&mut writer, name, dims);
+        }
+        writer
+    }
+
+    fn add(writer: &mut Writer, name: &str, dims: &[u64]) {
+        let offset = writer.data.next_multiple_of(32);
+        writer.tensors.push((name.as_bytes().to_vec(), dims.to_vec(), 0, offset as u64));
+        writer.data = offset + 4 * dims.iter().product::<u64>() as usize;
+    }
+
+    fn set(writer: &mut Writer, key: &str, value: Vec<u8>) {
+        writer.keys.retain(|(k, _)| k != key.as_bytes());
+        writer.keys.push((key.as_bytes().to_vec(), value));
+    }
+
+    fn describe(writer: &Writer, divisors: Option<&[u8]>) -> Result<ModelDescription> {
+        let file = writer.file();
+        match Gguf::parse(&file, Some(file.len() as u64))? {
+            Parsed::Gguf(gguf) => ModelDescription::from_gguf(gguf, divisors),
+            Parsed::NeedMore(n) => panic!("asks for {n} bytes"),
+        }
+    }
+
+    fn config_of(writer: &Writer, divisors: Option<&[u8]>) -> Result<LlamaConfig> {
+        let Architecture::Llama { config, .. } = describe(writer, divisors)?.architecture;
+        Ok(config)
+    }
+
+    #[test]
+    fn a_small_model_is_described_in_full() {
+        let mut writer = model();
+        let d = describe(&writer, None).unwrap();
+        let Architecture::Llama { config, tensors } = &d.architecture;
+        assert_eq!((config.head_dim, config.q_dim(), config.kv_dim(), config.vocab), (4, 8, 4, 5));
+        assert_eq!((config.pairing, config.tied, config.window), (Pairing::Adjacent, true, None));
+        assert_eq!(config.rope, [1.0, f64::from(0.01f32)]);
+        assert_eq!((tensors.head, d.weights.len()), (tensors.embedding, 11));
+        assert_eq!(d.weights.get(tensors.layers[0].down).name, "blk.0.ffn_down.weight");
+        assert_eq!(tensors.layers[0].q_bias, None);
+
+        add(&mut writer, "output.weight", &[8, 5]);
+        add(&mut writer, "blk.0.attn_q.bias", &[8]);
+        set(&mut writer, "llama.attention.sliding_window", u32_value(16));
+        set(&mut writer, "llama.rope.freq_base", f32_value(100.0));
+        set(&mut writer, "llama.rope.scaling.type", text_value("linear"));
+        set(&mut writer, "llama.rope.scaling.factor", f32_value(4.0));
+        set(&mut writer, "tokenizer.ggml.bos_token_id", u32_value(1));
+        set(&mut writer, "tokenizer.ggml.eos_token_id", u32_value(2));
+        set(&mut writer, "tokenizer.ggml.eot_token_id", u32_value(4));
+        let d = describe(&writer, None).unwrap();
+        let Architecture::Llama { config, tensors } = &d.architecture;
+        assert_eq!((config.tied, config.window), (false, Some(16)));
+        assert_eq!(config.rope, [0.25, f64::from(0.1f32) / 4.0]);
+        assert_ne!(tensors.head, tensors.embedding);
+        assert_eq!(d.weights.get(tensors.layers[0].q_bias.unwrap()).cols, 8);
+        assert_eq!((d.bos, &d.eos[..]), (Some(1), &[2, 4][..]));
+    }
+
+    #[test]
+    fn divisors_stretch_the_frequencies_and_must_be_sound() {
+        let mut writer = model();
+        add(&mut writer, ROPE_DIVISORS, &[2]);
+        let bytes = |a: f32, b: f32| [a.to_le_bytes(), b.to_le_bytes()].concat();
+        assert_eq!(config_of(&writer, Some(&bytes(1.0, 8.0))).unwrap().rope, [1.0, f64::from(0.01f32) / 8.0]);
+        for bad in [None, Some(&bytes(1.0, 0.0)[..]), Some(&bytes(f32::NAN, 1.0)), Some(&[0; 4])] {
+            assert!(config_of(&writer, bad).unwrap_err().to_string().contains(ROPE_DIVISORS));
+        }
+        let mut wide = model();
+        add(&mut wide, ROPE_DIVISORS, &[3]);
+        assert!(config_of(&wide, Some(&[0; 12])).unwrap_err().to_string().contains(ROPE_DIVISORS));
+    }
+
+    #[test]
+    fn a_model_that_lacks_has_too_much_or_differs_is_refused_by_name() {
+        type Damage = fn(&mut Writer);
+        let cases: &[(&str, &str, Damage)] = &[
+            ("blk.0.attn_k.weight", "do not have this tensor", |w| drop(w.tensors.remove(3))),
+            ("output_norm.weight", "do not have this tensor", |w| drop(w.tensors.pop())),
+            ("blk.1.attn_norm.weight", "do not have", |w| set(w, "llama.block_count", u32_value(2))),
+            ("blk.0.attn_q_norm.weight", "not supported", |w| add(w, "blk.0.attn_q_norm.weight", &[4])),
+            ("blk.0.attn_q.weight", "[8, 4]", |w| w.tensors[2].1 = vec![4, 8]),
+            ("blk.0.attn_norm.weight", "[1, 8]", |w| w.tensors[1].1 = vec![8, 1]),
+            ("blk.0.attn_q.weight", "I32", |w| w.tensors[2].2 = 26),
+            ("token_embd.weight", "[5, 8]", |w| set(w, "llama.vocab_size", u32_value(6))),
+            ("general.architecture", "qwen2", |w| set(w, "general.architecture", text_value("qwen2"))),
+            ("general.architecture", "does not have this key", |w| drop(w.keys.remove(0))),
+            ("llama.block_count", "absurd", |w| set(w, "llama.block_count", u32_value(u32::MAX))),
+            ("llama.expert_count", "not supported", |w| set(w, "llama.expert_count", u32_value(8))),
+            ("llama.attention.head_count", "divide", |w| set(w, "llama.attention.head_count", u32_value(3))),
+            ("llama.attention.head_count", "divide", |w| set(w, "llama.attention.head_count", u32_value(0))),
+            ("llama.attention.head_count_kv", "absurd", |w| set(w, "llama.attention.head_count_kv", u32_value(0))),
+            ("llama.attention.value_length", "as wide", |w| set(w, "llama.attention.value_length", u32_value(2))),
+            ("llama.attention.key_length", "absurd", |w| set(w, "llama.attention.key_length", u32_value(1 << 30))),
+            ("llama.rope.dimension_count", "rotate", |w| set(w, "llama.rope.dimension_count", u32_value(2))),
+            ("llama.rope.freq_base", "above 0", |w| set(w, "llama.rope.freq_base", f32_value(0.0))),
+            ("llama.rope.freq_base", "finite", |w| set(w, "llama.rope.freq_base", f32_value(f32::NAN))),
+            ("llama.rope.scaling.type", "yarn", |w| set(w, "llama.rope.scaling.type", text_value("yarn"))),
+            ("layer_norm_rms_epsilon", "finite", |w| {
+                set(w, "llama.attention.layer_norm_rms_epsilon", f32_value(f32::INFINITY));
+            }),
+        ];
+        for (what, says, damage) in cases {
+            let mut writer = model();
+            damage(&mut writer);
+            let error = describe(&writer, None).unwrap_err().to_string();
+            assert!(error.contains(what) && error.contains(says), "{what}, {says}: {error}");
+        }
+    }
 }

@@ -1,14 +1,24 @@
 //! The llama family as a Hugging Face `config.json` describes it.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::IgnoredAny;
 
 use super::shown;
 use crate::error::{Error, Result};
 use crate::kernels::{Activation, Pairing};
-use crate::models::llama_config::{LlamaConfig, LlamaTensors, rope_frequencies};
+use crate::models::llama_config::{LlamaConfig, LlamaTensors, MAX_HEAD_DIM, Names, rope_frequencies};
 
 const FILE: &str = "config.json";
+
+/// The longest config read, in bytes: parsing may take several times its length.
+const MAX_CONFIG: usize = 1 << 20;
+
+fn parse_json<'a, T: Deserialize<'a>>(file: &str, text: &'a str) -> Result<T> {
+    if text.len() > MAX_CONFIG {
+        return Err(Error::format(file, format!("{} bytes are absurd, expected at most {MAX_CONFIG}", text.len())));
+    }
+    serde_json::from_str(text).map_err(|e| Error::format(file, format!("its JSON is wrong: {e}")))
+}
 
 /// The keys that decide what a model computes.
 #[derive(Debug, Clone, Deserialize)]
@@ -39,7 +49,7 @@ pub(super) struct HfConfig {
     bos_token_id: Ids,
     #[serde(default)]
     eos_token_id: Ids,
-    quantization_config: Option<Value>,
+    quantization_config: Option<IgnoredAny>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -86,11 +96,10 @@ impl HfConfig {
         struct Kind {
             model_type: Option<String>,
         }
-        let wrong = |e: serde_json::Error| Error::format(FILE, format!("its JSON is wrong: {e}"));
         // The model's kind first: another architecture's keys would only give a puzzling message.
-        let kind: Kind = serde_json::from_str(text).map_err(wrong)?;
+        let kind: Kind = parse_json(FILE, text)?;
         match kind.model_type.as_deref() {
-            Some("llama" | "mistral") => serde_json::from_str(text).map_err(wrong),
+            Some("llama" | "mistral") => parse_json(FILE, text),
             Some(other) => Err(Error::unsupported(
                 format!("the architecture {:?} (model_type in {FILE})", shown(other)),
                 "Sotto reads llama and mistral folders",
@@ -113,7 +122,7 @@ impl HfConfig {
                 return Err(Error::format("num_attention_heads", reason));
             }
         };
-        if head_dim > 1 << 12 {
+        if head_dim > MAX_HEAD_DIM {
             return Err(Error::format("head_dim", format!("heads of width {head_dim} are absurd")));
         }
         let config = LlamaConfig {
@@ -140,7 +149,7 @@ impl HfConfig {
             window: if mistral { self.sliding_window } else { None },
             tied: self.tie_word_embeddings.unwrap_or(false),
         };
-        config.check()?;
+        config.check(Names::HuggingFace)?;
         Ok(config)
     }
 
@@ -204,8 +213,7 @@ impl HfConfig {
         }
         let generation: Generation = match generation_config {
             None => Generation::default(),
-            Some(text) => serde_json::from_str(text)
-                .map_err(|e| Error::format("generation_config.json", format!("its JSON is wrong: {e}")))?,
+            Some(text) => parse_json("generation_config.json", text)?,
         };
         let last_word = |a: &Ids, b: &Ids| if a.list().is_empty() { b.list().to_vec() } else { a.list().to_vec() };
         let bos = last_word(&generation.bos_token_id, &self.bos_token_id).first().copied();
@@ -228,5 +236,116 @@ impl HfConfig {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A config of Llama 3.2's sizes, `more` added before its end.
+    fn config(more: &str) -> String {
+        format!(
+            r#"{{"model_type":"llama","hidden_size":2048,"intermediate_size":8192,"num_hidden_layers":16,
+            "num_attention_heads":32,"num_key_value_heads":8,"vocab_size":128256,"max_position_embeddings":131072,
+            "rms_norm_eps":1e-05,"hidden_act":"silu"{more}}}"#
+        )
+    }
+
+    fn llama(more: &str) -> Result<LlamaConfig> {
+        HfConfig::parse(&config(more))?.llama_config()
+    }
+
+    #[test]
+    fn sizes_and_defaults_are_those_of_transformers() {
+        let c = llama("").unwrap();
+        assert_eq!((c.layers, c.hidden, c.heads, c.kv_heads, c.head_dim), (16, 2048, 32, 8, 64));
+        assert_eq!((c.ffn, c.vocab, c.context, c.tied, c.window), (8192, 128_256, 131_072, false, None));
+        assert_eq!((c.pairing, c.activation, c.norm_eps), (Pairing::Halves, Activation::Silu, 1e-5));
+        assert_eq!((c.rope.len(), c.rope[0]), (32, 1.0));
+        assert!((c.rope[16] - 0.01).abs() < 1e-9);
+        assert_eq!(llama(r#","head_dim":128"#).unwrap().q_dim(), 4096);
+        assert!(llama(r#","tie_word_embeddings":true"#).unwrap().tied);
+        assert_eq!(llama(r#","sliding_window":4096"#).unwrap().window, None, "llama has no window");
+
+        let mistral = |more: &str| config(more).replace("\"llama\"", "\"mistral\"");
+        let window = |more: &str| HfConfig::parse(&mistral(more)).unwrap().llama_config().unwrap().window;
+        assert_eq!(window(""), Some(4096));
+        assert_eq!(window(r#","sliding_window":null"#), None);
+        assert_eq!(window(r#","sliding_window":1024"#), Some(1024));
+    }
+
+    #[test]
+    fn frequencies_stretch_as_llama_3_and_linear_scaling_say() {
+        let plain = llama(r#","rope_theta":500000.0"#).unwrap().rope;
+        // Both the older layout, with either name of the type or both, and the newer one.
+        let scaling =
+            r#""factor":32.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":8192"#;
+        let layouts = [
+            format!(r#","rope_theta":500000.0,"rope_scaling":{{"rope_type":"llama3",{scaling}}}"#),
+            format!(r#","rope_theta":500000.0,"rope_scaling":{{"rope_type":"llama3","type":"llama3",{scaling}}}"#),
+            format!(r#","rope_parameters":{{"rope_theta":500000.0,"rope_type":"llama3",{scaling}}}"#),
+        ];
+        for layout in layouts {
+            let rope = llama(&layout).unwrap().rope;
+            // Pairs that turn more than 4 times in 8,192 positions are kept; below one turn they are 32 times slower.
+            assert_eq!(rope[..15], plain[..15]);
+            assert!(rope[15] < plain[15] && rope[15] > plain[15] / 32.0);
+            for (r, p) in rope[18..].iter().zip(&plain[18..]) {
+                assert!((r * 32.0 / p - 1.0).abs() < 1e-12);
+            }
+        }
+        let linear = llama(r#","rope_theta":500000.0,"rope_scaling":{"type":"linear","factor":2.0}"#).unwrap().rope;
+        assert!(linear.iter().zip(&plain).all(|(l, p)| l * 2.0 == *p));
+    }
+
+    #[test]
+    fn what_is_not_computed_is_refused_by_name() {
+        for (more, what) in [
+            (r#","hidden_act":"relu""#, "duplicate field"),
+            (r#","rope_scaling":{"type":"yarn","factor":2.0}"#, "yarn"),
+            (r#","rope_scaling":{"type":"linear"}"#, "factor"),
+            (r#","rope_scaling":{"type":"linear","factor":0}"#, "factor"),
+            (
+                r#","rope_scaling":{"rope_type":"llama3","factor":8,"low_freq_factor":4,"high_freq_factor":1,"original_max_position_embeddings":64}"#,
+                "low_freq_factor",
+            ),
+            (r#","rope_theta":-1"#, "rope_theta"),
+            (r#","partial_rotary_factor":0.5"#, "partial_rotary_factor"),
+            (r#","quantization_config":{"bits":4}"#, "quantization_config"),
+            (r#","head_dim":63"#, "head_dim"),
+            (r#","head_dim":99999999"#, "head_dim"),
+        ] {
+            let error = llama(more).unwrap_err().to_string();
+            assert!(error.contains(what), "{more}: {error}");
+        }
+        for (from, to, what) in [
+            ("\"llama\"", "\"gpt_neox\"", "gpt_neox"),
+            ("\"model_type\":\"llama\",", "", "model_type"),
+            ("\"silu\"", "\"relu\"", "relu"),
+            ("\"num_key_value_heads\":8", "\"num_key_value_heads\":7", "heads"),
+            ("\"num_attention_heads\":32", "\"num_attention_heads\":0", "num_attention_heads"),
+            ("\"num_hidden_layers\":16", "\"num_hidden_layers\":4000000000", "num_hidden_layers"),
+            ("\"num_hidden_layers\":16", "\"num_hidden_layers\":-1", "JSON"),
+            ("\"hidden_size\":2048,", "", "hidden_size"),
+            ("1e-05", "-1", "rms_norm_eps"),
+        ] {
+            let text = config("").replace(from, to);
+            let error = HfConfig::parse(&text).and_then(|c| c.llama_config()).unwrap_err().to_string();
+            assert!(error.contains(what), "{to}: {error}");
+        }
+        assert!(HfConfig::parse("not json").is_err());
+    }
+
+    #[test]
+    fn stop_ids_may_be_one_or_many_and_generation_config_wins() {
+        let ids = |more: &str, generation| HfConfig::parse(&config(more)).unwrap().special_ids(generation).unwrap();
+        assert_eq!(ids("", None), (None, vec![]));
+        assert_eq!(ids(r#","bos_token_id":1,"eos_token_id":2"#, None), (Some(1), vec![2]));
+        assert_eq!(ids(r#","bos_token_id":1,"eos_token_id":[2,3]"#, None), (Some(1), vec![2, 3]));
+        let generation = Some(r#"{"eos_token_id":[7,8],"do_sample":true}"#);
+        assert_eq!(ids(r#","bos_token_id":1,"eos_token_id":2"#, generation), (Some(1), vec![7, 8]));
+        assert_eq!(ids(r#","eos_token_id":null"#, None), (None, vec![]));
+        assert!(HfConfig::parse(&config("")).unwrap().special_ids(Some("{")).is_err());
     }
 }

@@ -9,6 +9,9 @@ use crate::formats::{Dtype, TensorInfo, TensorList, shown};
 use crate::kernels::{Activation, Pairing};
 use crate::weights::{WeightId, WeightRole, WeightSpec, WeightTable};
 
+/// The widest head of any model, with room to spare.
+pub(crate) const MAX_HEAD_DIM: usize = 1 << 12;
+
 /// Sizes and constants of a llama-family model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LlamaConfig {
@@ -54,38 +57,50 @@ impl LlamaConfig {
     }
 
     /// Fails on sizes that no model has, before anything is computed from them.
-    pub(crate) fn check(&self) -> Result<()> {
-        for (what, size, most) in [
-            ("the number of layers", self.layers, 1 << 12),
-            ("the model's width", self.hidden, 1 << 20),
-            ("the number of heads", self.heads, 1 << 12),
-            ("the number of key/value heads", self.kv_heads, 1 << 12),
-            ("the heads' width", self.head_dim, 1 << 12),
-            ("the feed-forward width", self.ffn, 1 << 22),
-            ("the vocabulary's size", self.vocab, 1 << 24),
-            ("the context's length", self.context, 1 << 28),
+    pub(crate) fn check(&self, names: Names) -> Result<()> {
+        for (gguf, hugging_face, size, most) in [
+            ("llama.block_count", "num_hidden_layers", self.layers, 1 << 12),
+            ("llama.embedding_length", "hidden_size", self.hidden, 1 << 20),
+            ("llama.attention.head_count", "num_attention_heads", self.heads, 1 << 12),
+            ("llama.attention.head_count_kv", "num_key_value_heads", self.kv_heads, 1 << 12),
+            ("llama.attention.key_length", "head_dim", self.head_dim, MAX_HEAD_DIM),
+            ("llama.feed_forward_length", "intermediate_size", self.ffn, 1 << 22),
+            ("tokenizer.ggml.tokens", "vocab_size", self.vocab, 1 << 24),
+            ("llama.context_length", "max_position_embeddings", self.context, 1 << 28),
         ] {
             if size == 0 || size > most {
-                return Err(Error::format(what, format!("{size} is absurd, expected 1 to {most}")));
+                return Err(Error::format(
+                    names.pick(gguf, hugging_face),
+                    format!("{size} is absurd, expected 1 to {most}"),
+                ));
             }
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(Error::format(
-                "the number of heads",
+                names.pick("llama.attention.head_count", "num_attention_heads"),
                 format!("{} is not a multiple of the {} key/value heads", self.heads, self.kv_heads),
             ));
         }
         if !self.head_dim.is_multiple_of(2) || self.rope.len() != self.head_dim / 2 {
-            return Err(Error::format("the heads' width", format!("{} does not pair up", self.head_dim)));
+            return Err(Error::format(
+                names.pick("llama.attention.key_length", "head_dim"),
+                format!("heads of width {} do not pair up", self.head_dim),
+            ));
         }
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
-            return Err(Error::format("the norms' epsilon", format!("{} is not a small number", self.norm_eps)));
+            return Err(Error::format(
+                names.pick("llama.attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+                format!("{} is not a small number", self.norm_eps),
+            ));
         }
         if let Some(bad) = self.rope.iter().find(|f| !f.is_finite() || f.abs() > 1e6) {
             return Err(Error::format("the rotary frequencies", format!("{bad} is not one")));
         }
         if self.window == Some(0) {
-            return Err(Error::format("the sliding window", "0 positions"));
+            return Err(Error::format(
+                names.pick("llama.attention.sliding_window", "sliding_window"),
+                "a window of 0 positions sees nothing",
+            ));
         }
         Ok(())
     }
@@ -243,7 +258,7 @@ impl LlamaTensors {
     /// Finds every weight of the model in `tensors`, checks its shape against `config`, and adds it to `table`. A tensor
     /// that is missing, or one that a llama-family model does not have, is an error that names it.
     pub fn map(config: &LlamaConfig, names: Names, tensors: &TensorList, table: &mut WeightTable) -> Result<Self> {
-        config.check()?;
+        config.check(names)?;
         let (d, q, kv, f) = (config.hidden, config.q_dim(), config.kv_dim(), config.ffn);
         let mut m = Mapper { tensors, table, used: BTreeSet::new() };
 

@@ -6,7 +6,6 @@ use serde::Deserialize;
 pub(crate) struct Set {
     pub(crate) texts: Vec<Text>,
     pub(crate) questions: Vec<Question>,
-    pub(crate) recipes: Vec<serde_json::Value>,
 }
 
 #[derive(Deserialize)]

@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 mod eval;
+pub mod gates;
+pub mod guard;
 pub mod language;
 pub mod quotes;
 pub mod sentences;

@@ -229,8 +229,9 @@ const ABBREVIATIONS: [&str; 66] = [
     "др", "проф",
 ];
 /// Abbreviations that a number follows.
-const BEFORE_NUMBERS: [&str; 18] = [
-    "no", "nos", "nr", "art", "fig", "figs", "abs", "p", "pp", "s", "vol", "ch", "sec", "eq", "núm", "nº", "стр", "bd",
+const BEFORE_NUMBERS: [&str; 19] = [
+    "no", "nos", "nr", "art", "fig", "figs", "abs", "p", "pp", "s", "vol", "ch", "sec", "eq", "núm", "nº", "стр",
+    "рис", "bd",
 ];
 /// What follows an ordinal in German, where other words have no capital.
 const AFTER_ORDINALS: [&str; 14] = [
@@ -283,6 +284,18 @@ fn joins(before: &str, raw: &str, next: &str) -> bool {
     }
     // A line end inside of a wrapped paragraph, which UAX #29 takes for a paragraph's.
     raw.ends_with(['\n', '\r']) && !before.trim_end_matches(closers).ends_with(|c: char| ends_sentence(c) || c == ':')
+}
+
+/// True if a sentence ends like one, closing quotes and brackets aside.
+pub fn is_finished(sentence: &str) -> bool {
+    let closers =
+        |c: char| matches!(c, '"' | '”' | '’' | '\'' | '»' | '«' | ')' | ']' | '」' | '』' | '）' | '*' | '_');
+    sentence.trim_end_matches(closers).ends_with(ends_sentence)
+}
+
+/// True if `text` ends in an abbreviation, so that the sentence goes on.
+pub fn ends_unfinished(text: &str) -> bool {
+    text.ends_with('.') && joins(text, text, "A")
 }
 
 /// True for characters that end a sentence.

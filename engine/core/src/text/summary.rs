@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     language,
-    sentences::{Kind, Sentence, ends_sentence, sentences},
+    sentences::{Kind, Sentence, is_finished, sentences},
     words::{Terms, Vocabulary, count_words},
 };
 
@@ -47,7 +47,7 @@ fn pick(text: &str, candidates: &[&Sentence], k: usize) -> Vec<usize> {
                 + on(s.opens, 0.2)
                 + on(sentence.contains(char::is_numeric), 0.2)
                 - on(!(7..=45).contains(&words[i]), 0.3)
-                - on(s.kind == Kind::Prose && !is_finished(sentence), 0.3)
+                - on(s.kind == Kind::Prose && !is_finished(sentence) && !sentence.ends_with([':', '：']), 0.3)
         })
         .collect();
     let mut closest = vec![0.0_f64; candidates.len()];
@@ -75,13 +75,6 @@ fn pick(text: &str, candidates: &[&Sentence], k: usize) -> Vec<usize> {
         }
     }
     picked
-}
-
-/// True if a sentence ends like one, closing quotes and brackets aside.
-fn is_finished(sentence: &str) -> bool {
-    let closers =
-        |c: char| matches!(c, '"' | '”' | '’' | '\'' | '»' | '«' | ')' | ']' | '」' | '』' | '）' | '*' | '_');
-    sentence.trim_end_matches(closers).ends_with(|c| ends_sentence(c) || c == ':')
 }
 
 /// Term counts of sentences, and what they weigh.

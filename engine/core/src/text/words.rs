@@ -82,7 +82,8 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// Rules for a language by its three-letter code; without a list of its own, words of one or two letters are left out.
+    /// Rules for a language by its three-letter code; without a list of its own, words of one or two letters are
+    /// left out (in Korean of one).
     pub fn of(language: Option<&str>) -> Self {
         let list = match language {
             None | Some("eng") => Some(ENGLISH),
@@ -126,7 +127,7 @@ impl Terms {
             let is_stop = match &self.stop {
                 Some(stop) => stop.contains(cut.as_str()),
                 None => {
-                    let shortest = if first.is_lowercase() || first.is_uppercase() { 3 } else { 2 };
+                    let shortest = if ('\u{AC00}'..='\u{D7A3}').contains(&first) { 2 } else { 3 };
                     cut.chars().take(shortest).count() < shortest && !first.is_numeric()
                 }
             };
@@ -220,6 +221,19 @@ pub fn each_word<'a>(text: &'a str, mut found: impl FnMut(usize, &'a str)) {
             parts(at, word);
         }
     }
+}
+
+/// The share of words that are among the commonest of English; two fifths in ordinary prose.
+pub fn english_share(text: &str) -> f64 {
+    let common: HashSet<&str> = ENGLISH.split_whitespace().collect();
+    let (mut hits, mut all) = (0, 0);
+    each_word(text, |_, word| {
+        all += 1;
+        if word.len() < 8 && common.contains(word.to_lowercase().as_str()) {
+            hits += 1;
+        }
+    });
+    f64::from(hits) / f64::from(all.max(1))
 }
 
 /// Bytes of the separator that follows `part` inside `word`.

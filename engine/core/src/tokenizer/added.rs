@@ -166,7 +166,7 @@ impl AddedTokens {
             let from = candidates.partition_point(|token| byte_of(token) < Some(byte));
             let to = candidates.partition_point(|token| byte_of(token) <= Some(byte));
             candidates = &candidates[from..to];
-            let first = candidates.first()?;
+            let Some(first) = candidates.first() else { break };
             if first.content.len() == depth + 1 && first.may_match(text, at, specials) {
                 best = Some(first);
             }

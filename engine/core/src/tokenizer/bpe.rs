@@ -43,6 +43,9 @@ impl PairTable {
     }
 
     pub(super) fn insert(&mut self, left: u32, right: u32, merge: Merge, what: &dyn Fn() -> String) -> Result<()> {
+        if self.used >= MAX_MERGES {
+            return Err(Error::format(what(), format!("there are more than {MAX_MERGES} merges")));
+        }
         if (self.used + 1) * 4 > self.slots.len() * 3 {
             let old = std::mem::take(&mut self.slots);
             self.slots = vec![EMPTY; old.len() * 2];
@@ -50,9 +53,6 @@ impl PairTable {
             for slot in old.iter().filter(|slot| slot.left != NONE) {
                 self.place(*slot, what)?;
             }
-        }
-        if self.used >= MAX_MERGES {
-            return Err(Error::format(what(), format!("there are more than {MAX_MERGES} merges")));
         }
         self.place(PairSlot { left, right, merge }, what)
     }

@@ -263,3 +263,72 @@ fn literal_system(template: &str, before: &str, after: &str) -> Option<String> {
     let text = template.split(before).nth(1)?.split(after.trim_end()).next()?;
     (!text.is_empty() && !text.contains(['\'', '"', '{', '}'])).then(|| text.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(turns: &[(Role, &str)]) -> Vec<Message> {
+        turns.iter().map(|&(role, content)| Message { role, content: content.to_owned() }).collect()
+    }
+
+    #[test]
+    fn every_format_lays_out_a_conversation() {
+        let turns = messages(&[
+            (Role::System, "Be kind."),
+            (Role::User, "Hi"),
+            (Role::Assistant, "Hello"),
+            (Role::User, "Go on"),
+        ]);
+        let expected = [
+            (
+                "chatml",
+                "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n\
+                 <|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nGo on<|im_end|>\n<|im_start|>assistant\n",
+            ),
+            ("llama2", "<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nHi [/INST] Hello </s><s>[INST] Go on [/INST]"),
+            (
+                "llama3",
+                "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe kind.<|eot_id|>\
+                 <|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>\
+                 <|start_header_id|>assistant<|end_header_id|>\n\nHello<|eot_id|>\
+                 <|start_header_id|>user<|end_header_id|>\n\nGo on<|eot_id|>\
+                 <|start_header_id|>assistant<|end_header_id|>\n\n",
+            ),
+            ("mistral", "<s> [INST] Be kind.\n\nHi [/INST] Hello</s> [INST] Go on [/INST]"),
+            (
+                "zephyr",
+                "<|system|>\nBe kind.</s>\n<|user|>\nHi</s>\n<|assistant|>\nHello</s>\n<|user|>\nGo on</s>\n<|assistant|>\n",
+            ),
+            (
+                "gemma3",
+                "<bos><start_of_turn>user\nBe kind.\n\nHi<end_of_turn>\n<start_of_turn>model\nHello<end_of_turn>\n\
+                 <start_of_turn>user\nGo on<end_of_turn>\n<start_of_turn>model\n",
+            ),
+            (
+                "gemma4",
+                "<bos><|turn>system\nBe kind.<turn|>\n<|turn>user\nHi<turn|>\n<|turn>model\nHello<turn|>\n\
+                 <|turn>user\nGo on<turn|>\n<|turn>model\n",
+            ),
+        ];
+        assert_eq!(expected.len(), ALL.len());
+        for (name, text) in expected {
+            let format = ChatFormat::named(name).expect("it is known");
+            assert_eq!(format.render_text(&turns, true), text);
+            let open = format.render_text(&turns, false);
+            assert_eq!(text.strip_suffix(format.generation), Some(open.as_str()));
+        }
+        assert!(ChatFormat::named("other").is_err());
+    }
+
+    #[test]
+    fn a_template_is_recognized_and_its_system_text_found() {
+        let template = "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are Sotto.<|im_end|>\\n' }}{% endif %}\
+                        {{'<|im_start|>' + message['role'] + '\\n'}}";
+        let format = ChatFormat::of_template(template).expect("it is known");
+        assert_eq!((format.name, format.default_system.as_deref()), ("chatml", Some("You are Sotto.")));
+        let without = ChatFormat::of_template("{{'<|im_start|>' + role + '<|im_end|>'}}").expect("it is known");
+        assert_eq!(without.default_system, None);
+        assert!(ChatFormat::of_template("{{ content }}").is_err());
+    }
+}

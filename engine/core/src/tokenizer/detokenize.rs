@@ -68,3 +68,65 @@ impl Detokenizer {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokenizer::{GgufTokenizer, spelling::alphabet_char};
+
+    /// A tokenizer whose tokens are exactly these bytes; the last one is a control token.
+    fn of_tokens(tokens: &[&[u8]]) -> Tokenizer {
+        let spelled: Vec<String> =
+            tokens.iter().map(|token| token.iter().map(|&byte| alphabet_char(byte)).collect()).collect();
+        let mut types = vec![1; tokens.len()];
+        types[tokens.len() - 1] = 3;
+        let keys = GgufTokenizer { model: "gpt2", pre: Some("gpt-2"), token_types: &types, ..GgufTokenizer::default() };
+        Tokenizer::from_gguf(spelled.iter().map(String::as_bytes), [], &keys).expect("it is well formed")
+    }
+
+    #[test]
+    fn a_cut_at_any_byte_emits_whole_characters() {
+        let text = "né 日本 👩\u{200d}👧🇩🇪!".as_bytes();
+        for first in 0..=text.len() {
+            for second in first..=text.len() {
+                let tokenizer = of_tokens(&[&text[..first], &text[first..second], &text[second..], b"<end>"]);
+                let mut detokenizer = Detokenizer::new(&tokenizer, true);
+                let mut out = Vec::new();
+                for (id, end) in [(0, first), (3, first), (1, second), (2, text.len())] {
+                    out.extend_from_slice(detokenizer.push(&tokenizer, id).as_bytes());
+                    assert!(text.starts_with(&out), "only what is there");
+                    assert!(end - out.len() < 4, "no more than one character is held");
+                    assert!(!out.ends_with("\u{fffd}".as_bytes()));
+                }
+                assert_eq!(out, text);
+                assert_eq!(detokenizer.flush(), "");
+            }
+        }
+    }
+
+    #[test]
+    fn broken_bytes_become_replacement_characters_as_in_the_whole_text() {
+        let bytes = b"a\xf0\x9f\x98b\xff\xe6\x97\xa5\xe6\x97";
+        let tokens: Vec<[u8; 1]> = bytes.iter().map(|&byte| [byte]).collect();
+        let tokens: Vec<&[u8]> = tokens.iter().map(|token| token.as_slice()).chain([b"<end>".as_slice()]).collect();
+        let tokenizer = of_tokens(&tokens);
+        let mut detokenizer = Detokenizer::new(&tokenizer, false);
+        let mut text: String = (0..bytes.len() as u32).map(|id| detokenizer.push(&tokenizer, id)).collect();
+        assert_eq!(text, "a\u{fffd}b\u{fffd}日", "an unfinished character is held");
+        text += &detokenizer.flush();
+        assert_eq!(text, String::from_utf8_lossy(bytes));
+        assert_eq!(text, tokenizer.decode(&(0..bytes.len() as u32).collect::<Vec<_>>()));
+    }
+
+    #[test]
+    fn special_tokens_are_shown_on_demand() {
+        let tokenizer = of_tokens(&[b"a", b"<end>"]);
+        assert_eq!(Detokenizer::new(&tokenizer, false).push(&tokenizer, 1), "<end>");
+        assert_eq!(Detokenizer::new(&tokenizer, true).push(&tokenizer, 1), "");
+        assert_eq!(
+            Detokenizer::new(&tokenizer, true).push(&tokenizer, 99),
+            "",
+            "an id past the vocabulary says nothing"
+        );
+    }
+}

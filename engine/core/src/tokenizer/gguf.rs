@@ -162,8 +162,7 @@ fn put_token(
         single_word: false,
         plain: false,
     };
-    builder.add(token, kind);
-    Ok(())
+    builder.add(token, kind, what)
 }
 
 /// Cuts `left right` at its space; either may itself start with one.

@@ -24,6 +24,10 @@ use crate::{Error, Result};
 /// Longest description of a normalizer, pre-tokenizer, decoder or post-processor, in bytes of JSON.
 const MAX_NODE_BYTES: usize = 1 << 16;
 
+/// Most splitting rules in a row, and most added tokens that are matched after normalization.
+const MAX_SPLITS: usize = 8;
+const MAX_NORMALIZED: usize = 1 << 16;
+
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str =
@@ -166,18 +170,10 @@ impl Tokenizer {
             Some(node) => first_special(&node_value("post_processor", node)?),
             None => None,
         };
-        let mut named = |key: &str, text: Option<&str>| match text {
-            None => Ok(None),
-            Some(text) => builder.find(text).map(Some).ok_or_else(|| {
-                Error::format(
-                    format!("tokenizer_config.json {key}"),
-                    format!("{} is not in the vocabulary", quote(text)),
-                )
-            }),
-        };
-        let config_bos = config.bos_token.as_ref().map(ConfigToken::text);
-        let bos = named("bos_token", config_bos.or(template_bos.as_deref()))?;
-        let eos = named("eos_token", config.eos_token.as_ref().map(ConfigToken::text))?;
+        // A configuration may name a token that the vocabulary lacks; then there is none.
+        let mut named = |text: Option<&str>| text.and_then(|text| builder.find(text));
+        let bos = named(config.bos_token.as_ref().map(ConfigToken::text).or(template_bos.as_deref()));
+        let eos = named(config.eos_token.as_ref().map(ConfigToken::text));
 
         let scheme = match spelling {
             Spelling::ByteLevel => {
@@ -216,12 +212,23 @@ impl Tokenizer {
 }
 
 fn parse<'a, T: Deserialize<'a>>(what: &str, json: &'a [u8]) -> Result<T> {
-    serde_json::from_slice(json).map_err(|error| Error::format(what, error.to_string()))
+    serde_json::from_slice(json).map_err(|error| malformed(what, &error))
+}
+
+/// The parser's complaint, shortened: it may quote a value of the file's choosing.
+fn malformed(what: &str, error: &serde_json::Error) -> Error {
+    const LONGEST: usize = 300;
+    let mut reason = error.to_string();
+    if let Some((end, _)) = reason.char_indices().nth(LONGEST) {
+        reason.truncate(end);
+        reason.push_str(&format!("… at line {} column {}", error.line(), error.column()));
+    }
+    Error::format(what, reason)
 }
 
 fn parse_seed<'a>(what: &str, json: &'a RawValue, seed: impl DeserializeSeed<'a, Value = ()>) -> Result<()> {
     let mut deserializer = serde_json::Deserializer::from_str(json.get());
-    seed.deserialize(&mut deserializer).map_err(|error| Error::format(what, error.to_string()))
+    seed.deserialize(&mut deserializer).map_err(|error| malformed(what, &error))
 }
 
 fn node_value(key: &str, node: &RawValue) -> Result<Value> {
@@ -232,7 +239,7 @@ fn node_value(key: &str, node: &RawValue) -> Result<Value> {
             format!("it has {} bytes, at most {MAX_NODE_BYTES} make sense", node.get().len()),
         ));
     }
-    serde_json::from_str(node.get()).map_err(|error| Error::format(what, error.to_string()))
+    serde_json::from_str(node.get()).map_err(|error| malformed(&what, &error))
 }
 
 fn check_model(model: &Model) -> Result<()> {
@@ -273,7 +280,7 @@ impl Pipeline {
                     "pre_tokenizer" => pipeline.pre_tokenizer(leaf),
                     _ => pipeline.decoder(leaf),
                 };
-                if !known {
+                if !known || pipeline.splits.len() > MAX_SPLITS {
                     return Err(Error::unsupported(
                         format!("tokenizer.json {path} = {}", short(leaf)),
                         "this engine knows the tokenizers of Llama, Mistral, SmolLM, GPT-2 and Gemma",
@@ -511,9 +518,12 @@ impl<'de> Visitor<'de> for AddedSeed<'_> {
                 single_word: added.single_word,
                 plain: false,
             };
-            builder.add(token, kind);
+            builder.add(token, kind, &what).map_err(A::Error::custom)?;
             if added.normalized {
                 normalized.extend(builder.added.pop());
+            }
+            if normalized.len() > MAX_NORMALIZED {
+                return Err(A::Error::custom(format!("more than {MAX_NORMALIZED} added tokens are normalized")));
             }
         }
         Ok(())

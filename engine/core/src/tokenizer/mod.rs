@@ -243,16 +243,14 @@ impl<'a> Encoder<'a> {
         let mut unknown_before = false;
         for (at, &byte) in piece.iter().enumerate() {
             let id = tokenizer.byte_ids[byte as usize];
-            if id != NO_TOKEN {
-                self.merger.push(id, at, at + 1);
-            } else if let Some(id) = tokenizer.unknown_in(specials)
-                && !(unknown_before && tokenizer.fuse_unknown)
-            {
+            if id == NO_TOKEN {
+                self.unknown(at, at + 1, unknown_before);
+            } else {
                 self.merger.push(id, at, at + 1);
             }
             unknown_before = id == NO_TOKEN;
         }
-        self.merger.run(piece, &tokenizer.vocab, &tokenizer.merges, |id, _| self.ids.push(id));
+        self.merge(piece, specials);
     }
 
     fn spaced_piece(&mut self, piece: &str, specials: Specials) {
@@ -263,41 +261,50 @@ impl<'a> Encoder<'a> {
         self.merger.clear();
         let mut unknown_before = false;
         for (at, c) in piece.char_indices() {
-            let bytes = &piece.as_bytes()[at..at + c.len_utf8()];
+            let end = at + c.len_utf8();
+            let bytes = &piece.as_bytes()[at..end];
             let id = tokenizer.char_id(bytes);
             let unknown = id == NO_TOKEN && !late_fallback && !tokenizer.has_bytes(bytes);
-            if id != NO_TOKEN || late_fallback {
-                self.merger.push(id, at, at + bytes.len());
-            } else if !unknown {
-                for (offset, &byte) in bytes.iter().enumerate() {
-                    self.merger.push(tokenizer.byte_ids[byte as usize], at + offset, at + offset + 1);
+            if unknown {
+                self.unknown(at, end, unknown_before);
+            } else if id != NO_TOKEN || late_fallback {
+                self.merger.push(id, at, end);
+            } else {
+                for (at, &byte) in (at..).zip(bytes) {
+                    self.merger.push(tokenizer.byte_ids[byte as usize], at, at + 1);
                 }
-            } else if let Some(id) = tokenizer.unknown_in(specials)
-                && !(unknown_before && tokenizer.fuse_unknown)
-            {
-                self.merger.push(id, at, at + bytes.len());
             }
             unknown_before = unknown;
         }
-        let ids = &mut self.ids;
-        self.merger.run(piece.as_bytes(), &tokenizer.vocab, &tokenizer.merges, |id, bytes| {
+        self.merge(piece.as_bytes(), specials);
+    }
+
+    /// Marks bytes that the vocabulary cannot spell, so that what stands around them does not merge.
+    fn unknown(&mut self, start: usize, end: usize, unknown_before: bool) {
+        if let Some(id) = self.tokenizer.unknown
+            && !(unknown_before && self.tokenizer.fuse_unknown)
+        {
+            self.merger.push(id, start, end);
+        }
+    }
+
+    fn merge(&mut self, piece: &[u8], specials: Specials) {
+        let (tokenizer, ids) = (self.tokenizer, &mut self.ids);
+        let unknown = tokenizer.unknown;
+        let allowed = |id| specials == Specials::On || !tokenizer.is_special(id);
+        self.merger.run(piece, &tokenizer.vocab, &tokenizer.merges, |id, bytes| {
             if id != NO_TOKEN {
-                ids.push(id);
+                ids.extend((Some(id) != unknown || allowed(id)).then_some(id));
             } else if tokenizer.has_bytes(bytes) {
                 ids.extend(bytes.iter().map(|&byte| tokenizer.byte_ids[byte as usize]));
             } else {
-                ids.extend(tokenizer.unknown_in(specials));
+                ids.extend(unknown.filter(|&id| allowed(id)));
             }
         });
     }
 }
 
 impl Tokenizer {
-    /// The unknown token, where it may be used.
-    fn unknown_in(&self, specials: Specials) -> Option<u32> {
-        self.unknown.filter(|&id| specials == Specials::On || !self.is_special(id))
-    }
-
     fn has_bytes(&self, bytes: &[u8]) -> bool {
         bytes.iter().all(|&byte| self.byte_ids[byte as usize] != NO_TOKEN)
     }

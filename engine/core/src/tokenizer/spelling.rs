@@ -10,6 +10,9 @@ use super::{
 };
 use crate::{Error, Result};
 
+/// Most added tokens a tokenizer may have; the longest list known has 6,415.
+const MAX_ADDED: usize = 1 << 17;
+
 /// How a file writes bytes that are no printable text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Spelling {
@@ -147,7 +150,10 @@ impl Builder {
     }
 
     /// Registers a token to be cut out of text, with the kind that it turns out to have.
-    pub(super) fn add(&mut self, mut token: AddedToken, kind: TokenKind) {
+    pub(super) fn add(&mut self, mut token: AddedToken, kind: TokenKind, what: &dyn Fn() -> String) -> Result<()> {
+        if self.added.len() >= MAX_ADDED {
+            return Err(Error::format(what(), format!("there are more than {MAX_ADDED} added tokens")));
+        }
         let kind = if kind == TokenKind::UserDefined && looks_like_control(&token.content) {
             TokenKind::Control
         } else {
@@ -156,6 +162,7 @@ impl Builder {
         token.plain = kind == TokenKind::UserDefined && is_plain_text(&token.content);
         self.vocab.set_kind(token.id, kind);
         self.added.push(token);
+        Ok(())
     }
 
     /// Id of the token that the file spells so.
@@ -214,6 +221,12 @@ impl Builder {
         }
         joins
     }
+}
+
+/// The character that stands for a byte.
+#[cfg(test)]
+pub(super) fn alphabet_char(byte: u8) -> char {
+    (0..0x200).filter_map(char::from_u32).find(|&c| alphabet_byte(c) == Some(byte)).expect("every byte has one")
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! The starter model's tokenizer against the reference of transformers.
 
 use serde_json::Value;
-use sotto_core::tokenizer::{ChatFormat, Detokenizer, Message, Role, Specials};
+use sotto_core::tokenizer::{ChatFormat, Detokenizer, Message, Role, Segment, Specials};
 
-use crate::gguf_metadata::starter;
+use crate::{
+    gguf_metadata::starter,
+    strings::{Random, varied},
+};
 
 fn reference() -> Value {
     serde_json::from_str(include_str!("../../../../tests/golden/starter/reference.json"))
@@ -59,4 +62,40 @@ fn contents_never_become_control_tokens() {
     let mut detokenizer = Detokenizer::new(&tokenizer, true);
     let text: String = ids.iter().map(|&id| detokenizer.push(&tokenizer, id)).collect();
     assert_eq!(text, format!("user\n{content}\nassistant\n"));
+}
+
+#[test]
+fn decoding_gives_back_what_was_encoded() {
+    let tokenizer = starter().tokenizer();
+    let mut spelled = [false; 256];
+    for id in 0..tokenizer.vocab_len() as u32 {
+        if let [byte] = tokenizer.token_bytes(id) {
+            spelled[*byte as usize] = true;
+        }
+    }
+    // 21 bytes have no token: those that UTF-8 never uses, and a few that the model never saw.
+    assert_eq!(spelled.iter().filter(|&&spelled| spelled).count(), 235);
+    let mut tried = 0;
+    for text in varied(3_000, 50).iter().filter(|text| text.bytes().all(|byte| spelled[byte as usize])) {
+        for specials in [Specials::On, Specials::Off] {
+            assert_eq!(&tokenizer.decode(&tokenizer.encode(text, specials)), text);
+        }
+        tried += 1;
+    }
+    assert!(tried > 2_000, "only {tried} strings were tried");
+}
+
+#[test]
+fn segments_join_as_the_whole_text_does() {
+    let tokenizer = starter().tokenizer();
+    let mut random = Random::new(3);
+    for text in varied(500, 60) {
+        let plain = tokenizer.encode(&text, Specials::Off);
+        let mut cut = random.below(text.len() + 1);
+        while !text.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        let parts = [Segment::Token(1), Segment::Text(&text[..cut]), Segment::Text(&text[cut..]), Segment::Token(2)];
+        assert_eq!(tokenizer.encode_segments(parts), [&[1], &plain[..], &[2]].concat());
+    }
 }

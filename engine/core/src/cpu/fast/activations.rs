@@ -12,7 +12,7 @@ pub(super) const TILE: usize = 4;
 const UP: f32 = 72_057_594_037_927_936.0; // 2^56
 
 /// 32 inputs of each of `W` tokens, in the orders that the two kinds of dot product read.
-#[derive(Clone, Copy, bytemuck::Zeroable)]
+#[derive(Clone, Copy)]
 #[repr(C, align(8))]
 pub(super) struct InputBlock<const W: usize> {
     /// `[group of 4][token]`: inputs k, k+2, k+1, k+3.

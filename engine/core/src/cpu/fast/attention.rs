@@ -1,15 +1,17 @@
 //! A key/value cache in bf16 and attention over it.
 //!
-//! Positions lie in chunks of 128, allocated as they are reached. In a chunk each head's keys lie transposed, 16 positions
+//! Positions lie in chunks of 128, allocated as they are reached. In a chunk each head's keys lie transposed, 8 positions
 //! beside each other for every column, so that a vector lane is a position and scores need no horizontal sums; values lie
-//! as they are, 16 columns beside each other, so that a lane is a column.
+//! as they are, 8 columns beside each other, so that a lane is a column.
 //!
-//! The query heads that share a key/value head, of one token or of several, are rows of one small product: up to three
+//! The query heads that share a key/value head, of one token or of several, are rows of one small product: up to four
 //! rows meet every unpacked key and value. The softmax runs along the chunks, with a running maximum and sum.
+
+use core::ops::Range;
 
 use half::bf16;
 
-use super::simd::{Kernel, Simd, dispatch};
+use super::simd::{Exp, Kernel, Simd, dispatch};
 use crate::error::{Error, Result};
 use crate::kernels::Attention;
 use crate::recording::KvInfo;
@@ -18,24 +20,27 @@ use crate::recording::KvInfo;
 const CHUNK: usize = 128;
 
 /// Numbers that lie beside each other: positions of a key column, columns of a value.
-const LANES: usize = 16;
+const LANES: usize = 8;
+
+/// The most rows that meet a key at once: their sums and all else in the inner loops fit 15 registers.
+const ROWS: usize = 4;
 
 /// The widest head.
-const MAX_HEAD_DIM: usize = 512;
+const MAX_HEAD_DIM: usize = 1024;
 
-/// Sixteen bf16 numbers as two vectors, each in the order of [`Simd::bf16`].
-type Sixteen = [[u16; 8]; 2];
+/// Eight bf16 numbers in the order of [`Simd::bf16`].
+type Eight = [u16; LANES];
 
-/// Where number `i` of sixteen lies.
-const fn place(i: usize) -> (usize, usize) {
-    (i / 8, if i % 8 < 4 { i % 4 * 2 } else { i % 4 * 2 + 1 })
+/// Where number `i` of eight lies.
+const fn place(i: usize) -> usize {
+    if i < 4 { 2 * i } else { 2 * i - 7 }
 }
 
 struct Chunk {
-    /// `[head][16 positions][column]`.
-    keys: Vec<Sixteen>,
-    /// `[head][16 columns][position]`.
-    values: Vec<Sixteen>,
+    /// `[head][8 positions][column]`.
+    keys: Vec<Eight>,
+    /// `[head][8 columns][position]`.
+    values: Vec<Eight>,
 }
 
 /// Keys and values of one layer.
@@ -48,10 +53,10 @@ pub struct FastKv {
 impl FastKv {
     /// An empty cache.
     pub fn new(info: KvInfo) -> Result<Self> {
-        if info.head_dim == 0 || info.head_dim > MAX_HEAD_DIM {
+        if info.heads == 0 || info.head_dim == 0 || info.head_dim > MAX_HEAD_DIM {
             return Err(Error::unsupported(
-                format!("a head of width {}", info.head_dim),
-                format!("the fast path takes 1 to {MAX_HEAD_DIM}"),
+                format!("a cache of {} heads of width {}", info.heads, info.head_dim),
+                format!("the fast path takes widths of 1 to {MAX_HEAD_DIM}"),
             ));
         }
         Ok(Self { heads: info.heads, head_dim: info.head_dim, chunks: Vec::new() })
@@ -63,7 +68,7 @@ impl FastKv {
         self.chunks.iter().map(one).sum()
     }
 
-    /// Gives back the space of positions from `len` on, but for the chunk that holds it.
+    /// Gives back the space of positions from `len` on, but for the rest of the chunk that `len` falls in.
     pub fn truncate(&mut self, len: usize) {
         self.chunks.truncate(len.div_ceil(CHUNK));
     }
@@ -80,24 +85,23 @@ impl FastKv {
             let (chunk, at) = ((position + i) / CHUNK, (position + i) % CHUNK);
             while self.chunks.len() <= chunk {
                 self.chunks.push(Chunk {
-                    keys: vec![[[0; 8]; 2]; self.heads * CHUNK / LANES * d],
-                    values: vec![[[0; 8]; 2]; self.heads * CHUNK * groups],
+                    keys: vec![[0; LANES]; self.heads * CHUNK / LANES * d],
+                    values: vec![[0; LANES]; self.heads * CHUNK * groups],
                 });
             }
             let chunk = &mut self.chunks[chunk];
-            let (half, slot) = place(at % LANES);
+            let slot = place(at % LANES);
             for (head, k) in k.chunks_exact(d).enumerate() {
                 let first = (head * CHUNK / LANES + at / LANES) * d;
                 for (to, k) in chunk.keys[first..first + d].iter_mut().zip(k) {
-                    to[half][slot] = bf16::from_f32(*k).to_bits();
+                    to[slot] = bf16::from_f32(*k).to_bits();
                 }
             }
             for (head, v) in v.chunks_exact(d).enumerate() {
                 for (group, v) in v.chunks(LANES).enumerate() {
                     let to = &mut chunk.values[(head * groups + group) * CHUNK + at];
                     for (i, v) in v.iter().enumerate() {
-                        let (half, slot) = place(i);
-                        to[half][slot] = bf16::from_f32(*v).to_bits();
+                        to[place(i)] = bf16::from_f32(*v).to_bits();
                     }
                 }
             }
@@ -113,17 +117,27 @@ impl FastKv {
         let width = op.heads * self.head_dim;
         let tokens = q.len() / width;
         let group = op.heads / self.heads;
-        let out = &mut out[..tokens * width];
+        let mut scratch = vec![[0.0; 4]; ROWS * (self.head_dim.div_ceil(4) + 2 * self.value_groups())];
         for head in 0..self.heads {
-            // Row r is query head r % group of token r / group.
             let total = tokens * group;
             let mut row = 0;
             while row < total {
-                let step = Step { kv: self, op, position, head, group, first: row, q, out: &mut *out };
+                let step = Step {
+                    kv: self,
+                    op,
+                    position,
+                    head,
+                    group,
+                    first: row,
+                    q,
+                    scratch: &mut scratch,
+                    out: &mut out[..tokens * width],
+                };
                 row += match total - row {
                     1 => dispatch(Rows::<1>(step)),
-                    2 | 4 => dispatch(Rows::<2>(step)),
-                    _ => dispatch(Rows::<3>(step)),
+                    2 => dispatch(Rows::<2>(step)),
+                    3 => dispatch(Rows::<3>(step)),
+                    _ => dispatch(Rows::<ROWS>(step)),
                 };
             }
         }
@@ -138,9 +152,11 @@ struct Step<'a> {
     head: usize,
     /// Query heads that share it.
     group: usize,
-    /// The first row.
+    /// The first row: row r is query head r % group of token r / group.
     first: usize,
     q: &'a [f32],
+    /// Space for the rows' queries and sums.
+    scratch: &'a mut [[f32; 4]],
     out: &'a mut [f32],
 }
 
@@ -154,18 +170,21 @@ impl<const R: usize> Kernel for Rows<'_, R> {
     type Output = usize;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> usize {
-        let Step { kv, op, position, head, group, first, q, out } = self.0;
+        let Step { kv, op, position, head, group, first, q, scratch, out } = self.0;
         let (d, groups) = (kv.head_dim, kv.value_groups());
         let row = |r: usize| {
             let (token, member) = ((first + r) / group, (first + r) % group);
             (position + token, ((token * kv.heads + head) * group + member) * d)
         };
-        let mut queries = [[0.0; R]; MAX_HEAD_DIM];
+        let (sums, queries) = scratch.split_at_mut(groups * 2 * R);
+        let (sums, _) = sums.as_chunks_mut::<2>();
+        let (sums, _) = sums.as_chunks_mut::<R>();
+        sums.as_flattened_mut().fill([[0.0; 4]; 2]);
+        let (queries, _) = queries.as_flattened_mut().as_chunks_mut::<R>();
         let queries = &mut queries[..d];
-        let mut seen: [_; R] = core::array::from_fn(|_| 0..0);
+        let seen: [_; R] = core::array::from_fn(|r| op.visible(row(r).0));
         for r in 0..R {
-            let (at, start) = row(r);
-            seen[r] = op.visible(at);
+            let start = row(r).1;
             for (to, q) in queries.iter_mut().zip(&q[start..start + d]) {
                 to[r] = q * op.scale;
             }
@@ -173,61 +192,62 @@ impl<const R: usize> Kernel for Rows<'_, R> {
         let begin = seen.iter().map(|s| s.start).min().unwrap_or(0);
         let end = seen.iter().map(|s| s.end).max().unwrap_or(0);
 
-        let mut sums = [[[[0.0f32; 4]; 4]; R]; MAX_HEAD_DIM / LANES];
-        let sums = &mut sums[..groups];
         let (mut most, mut total) = ([-1e30f32; R], [0.0f32; R]);
         let mut scores = [[0.0f32; CHUNK]; R];
+        let exp = Exp::new(s);
         for c in begin / CHUNK..end.div_ceil(CHUNK) {
             let chunk = &kv.chunks[c];
-            // Whole groups of 16 positions; those outside a row's range are masked.
+            // Whole groups of 8 positions; those outside a row's range are masked.
             let from = begin.saturating_sub(c * CHUNK) / LANES * LANES;
             let to = (end - c * CHUNK).min(CHUNK).next_multiple_of(LANES);
             let keys = &chunk.keys[head * CHUNK / LANES * d..][..CHUNK / LANES * d];
-            for g in from / LANES..to / LANES {
-                let found = score(s, &keys[g * d..(g + 1) * d], queries);
-                for r in 0..R {
-                    for (i, v) in found[r].into_iter().enumerate() {
-                        if let Some(to) = scores[r][g * LANES + 4 * i..].first_chunk_mut() {
-                            s.store(v, to);
-                        }
+            for (g, keys) in keys.chunks_exact(d).enumerate().take(to / LANES).skip(from / LANES) {
+                let found = score(s, keys, queries);
+                for (scores, found) in scores.iter_mut().zip(found) {
+                    let (scores, _) = scores.as_chunks_mut::<4>();
+                    if let [low, high] = &mut scores[2 * g..2 * g + 2] {
+                        s.store(found[0], low);
+                        s.store(found[1], high);
                     }
                 }
             }
             for r in 0..R {
-                for (i, v) in scores[r].iter_mut().enumerate().take(to).skip(from) {
+                let scores = &mut scores[r];
+                for (i, v) in scores.iter_mut().enumerate().take(to).skip(from) {
                     if !seen[r].contains(&(c * CHUNK + i)) {
                         *v = MASKED;
                     }
                 }
-                let (quads, _) = scores[r][from..to].as_chunks_mut::<4>();
+                let (quads, _) = scores[from..to].as_chunks_mut::<4>();
                 let mut best = s.splat(most[r]);
                 for quad in &*quads {
                     best = s.max(best, s.load(quad));
                 }
                 let best = s.largest(best);
+                let (largest, best) = (best, s.splat(best));
                 let mut sum = s.splat(0.0);
                 for quad in quads {
-                    let p = s.exp(s.sub(s.load(quad), s.splat(best)));
+                    let p = exp.of(s, s.sub(s.load(quad), best));
                     sum = s.add(sum, p);
                     s.store(p, quad);
                 }
-                if best > most[r] {
-                    let shrink = (most[r] - best).exp();
+                if largest > most[r] {
+                    let shrink = (most[r] - largest).exp();
                     total[r] *= shrink;
-                    for v in sums.iter_mut().flat_map(|g| g[r].as_flattened_mut()) {
+                    for v in sums.iter_mut().flat_map(|group| group[r].as_flattened_mut()) {
                         *v *= shrink;
                     }
-                    most[r] = best;
+                    most[r] = largest;
                 }
                 total[r] += s.sum(sum);
             }
-            for (group, sums) in sums.iter_mut().enumerate() {
-                let values = &chunk.values[(head * groups + group) * CHUNK..][..CHUNK];
-                weigh(s, &values[from..to], &scores, from, sums);
+            let (values, _) = chunk.values[head * groups * CHUNK..].as_chunks::<CHUNK>();
+            for (values, sums) in values.iter().zip(sums.iter_mut()) {
+                weigh(s, values, &scores, from..to, sums);
             }
         }
         for r in 0..R {
-            let (_, start) = row(r);
+            let start = row(r).1;
             for (sums, out) in sums.iter().zip(out[start..start + d].chunks_mut(LANES)) {
                 for (out, v) in out.iter_mut().zip(sums[r].as_flattened()) {
                     *out = v / total[r];
@@ -238,47 +258,39 @@ impl<const R: usize> Kernel for Rows<'_, R> {
     }
 }
 
-/// Scores of `R` rows at 16 positions: `keys` is `[d]`, 16 positions each.
+/// Scores of `R` rows at 8 positions: `keys` is `[d]`, 8 positions each.
 #[inline(always)]
-fn score<S: Simd, const R: usize>(s: S, keys: &[Sixteen], queries: &[[f32; R]]) -> [[S::F; 4]; R] {
-    let mut sums = [[s.splat(0.0); 4]; R];
+fn score<S: Simd, const R: usize>(s: S, keys: &[Eight], queries: &[[f32; R]]) -> [[S::F; 2]; R] {
+    let mut sums = [[s.splat(0.0); 2]; R];
     for (key, q) in keys.iter().zip(queries) {
-        let ([a, b], [c, d]) = (s.bf16(&key[0]), s.bf16(&key[1]));
-        for (sums, q) in sums.iter_mut().zip(q) {
-            let q = s.splat(*q);
-            sums[0] = s.mul_add(a, q, sums[0]);
-            sums[1] = s.mul_add(b, q, sums[1]);
-            sums[2] = s.mul_add(c, q, sums[2]);
-            sums[3] = s.mul_add(d, q, sums[3]);
+        let [low, high] = s.bf16(key);
+        for r in 0..R {
+            let q = s.splat(q[r]);
+            sums[r] = [s.mul_add(low, q, sums[r][0]), s.mul_add(high, q, sums[r][1])];
         }
     }
     sums
 }
 
-/// Adds 16 columns of values, weighted by each row's `weights[from..]`.
+/// Adds 8 columns of the values at `positions` of a chunk, weighted by each row's weights.
 #[inline(always)]
 fn weigh<S: Simd, const R: usize>(
     s: S,
-    values: &[Sixteen],
+    values: &[Eight; CHUNK],
     weights: &[[f32; CHUNK]; R],
-    from: usize,
-    out: &mut [[[f32; 4]; 4]; R],
+    positions: Range<usize>,
+    out: &mut [[[f32; 4]; 2]; R],
 ) {
-    let mut sums: [[S::F; 4]; R] = core::array::from_fn(|r| core::array::from_fn(|i| s.load(&out[r][i])));
-    let from = from.min(CHUNK - values.len().min(CHUNK));
-    for (i, value) in values.iter().enumerate().take(CHUNK) {
-        let ([a, b], [c, d]) = (s.bf16(&value[0]), s.bf16(&value[1]));
+    let mut sums: [[S::F; 2]; R] = core::array::from_fn(|r| [s.load(&out[r][0]), s.load(&out[r][1])]);
+    for j in positions.start..positions.end.min(CHUNK) {
+        let [low, high] = s.bf16(&values[j]);
         for r in 0..R {
-            let w = s.splat(weights[r][from + i]);
-            sums[r][0] = s.mul_add(a, w, sums[r][0]);
-            sums[r][1] = s.mul_add(b, w, sums[r][1]);
-            sums[r][2] = s.mul_add(c, w, sums[r][2]);
-            sums[r][3] = s.mul_add(d, w, sums[r][3]);
+            let w = s.splat(weights[r][j]);
+            sums[r] = [s.mul_add(low, w, sums[r][0]), s.mul_add(high, w, sums[r][1])];
         }
     }
     for r in 0..R {
-        for i in 0..4 {
-            s.store(sums[r][i], &mut out[r][i]);
-        }
+        s.store(sums[r][0], &mut out[r][0]);
+        s.store(sums[r][1], &mut out[r][1]);
     }
 }

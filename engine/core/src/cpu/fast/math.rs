@@ -1,6 +1,6 @@
 //! The small kernels: norm, rotation and gate.
 
-use super::simd::{Kernel, Simd, dispatch};
+use super::simd::{Exp, Kernel, Simd, dispatch};
 use crate::kernels::{Activation, Pairing};
 
 /// [`crate::kernels::rms_norm::reference`] on vectors; relative error of a value at most 1e-6.
@@ -46,9 +46,10 @@ pub fn gated_activation(gate: &mut [f32], up: &[f32], activation: Activation) {
         type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
+            let (exp, unit, zero) = (Exp::new(s), s.hold(1.0), s.hold(0.0));
             let one = |gate: &mut [f32; 4], up: &[f32; 4]| {
                 let g = s.load(gate);
-                let below = s.add(s.splat(1.0), s.exp(s.sub(s.splat(0.0), g)));
+                let below = s.add(unit, exp.of(s, s.sub(zero, g)));
                 s.store(s.mul(s.div(g, below), s.load(up)), gate);
             };
             let n = self.0.len().min(self.1.len());
@@ -105,7 +106,7 @@ pub fn rope(row: &mut [f32], head_dim: usize, pairing: Pairing, angles: &[(f32, 
             }
         }
     }
-    if head_dim % 8 == 0 && angles.len() == head_dim / 2 {
+    if head_dim.is_multiple_of(8) && angles.len() == head_dim / 2 {
         dispatch(Rotate(row, head_dim, pairing, angles));
     } else {
         crate::kernels::rope::reference(row, head_dim, pairing, angles);

@@ -53,6 +53,11 @@ pub(super) trait Simd: Copy {
 
     /// Four f32 that are the same.
     fn splat(self, v: f32) -> Self::F;
+    /// Four f32 that are the same, for use in a loop.
+    #[inline(always)]
+    fn hold(self, v: f32) -> Self::F {
+        self.splat(v)
+    }
     /// Loads four f32.
     fn load(self, v: &[f32; 4]) -> Self::F;
     /// Stores four f32.
@@ -79,8 +84,8 @@ pub(super) trait Simd: Copy {
     fn abs(self, v: Self::F) -> Self::F;
     /// Rounds to whole numbers, ties to even.
     fn nearest(self, v: Self::F) -> Self::F;
-    /// `2^n · v` for whole n in −126..=127; 0 where `x` is below `least`.
-    fn scale_by_power(self, v: Self::F, n: Self::F, x: Self::F, least: f32) -> Self::F;
+    /// `2^n` from `n + 1.5·2^23`, for whole n in −126..=127.
+    fn power(self, n: Self::F) -> Self::F;
     /// `(a0, b0, a1, b1), (a2, b2, a3, b3)` to `(a0..a3), (b0..b3)`.
     fn unzip(self, low: Self::F, high: Self::F) -> [Self::F; 2];
     /// The inverse of [`Simd::unzip`].
@@ -101,183 +106,399 @@ pub(super) trait Simd: Copy {
         self.store(v, &mut a);
         a[0].max(a[1]).max(a[2].max(a[3]))
     }
+}
 
-    /// `e^x`, to a relative error of 2e-7·(1 + |x|/16); 0 below −87, and x above 88 is taken as 88.
-    ///
-    /// x = n·ln 2 + r with |r| ≤ ln 2 / 2; e^r is its Taylor polynomial of degree 6, whose first missing term is at most
-    /// 1.2e-7.
+/// The exponential function, with its constants held ready for a loop.
+///
+/// A relative error of 2e-7 + 8e-8·|x|; x below −87 or above 88 is taken as that. e^x = 2^n · 2^f with whole n and
+/// |f| ≤ ½; 2^f is the polynomial of degree 5 with the least relative error, 7.5e-8.
+#[derive(Clone, Copy)]
+pub(super) struct Exp<S: Simd> {
+    least: S::F,
+    most: S::F,
+    log2_e: S::F,
+    /// Adding this rounds to a whole number, which is then in the lowest bits.
+    round: S::F,
+    coefficients: [S::F; 6],
+}
+
+impl<S: Simd> Exp<S> {
+    /// Readies the constants.
     #[inline(always)]
-    fn exp(self, x: Self::F) -> Self::F {
-        const LEAST: f32 = -87.0;
-        let bounded = self.max(self.splat(LEAST), x);
-        let bounded = self.min(self.splat(88.0), bounded);
-        let n = self.nearest(self.mul(bounded, self.splat(core::f32::consts::LOG2_E)));
-        // ln 2 in two parts: the first has so few digits that n times it is exact.
-        let r = self.mul_add(n, self.splat(-0.693_359_4), bounded);
-        let r = self.mul_add(n, self.splat(2.121_944_4e-4), r);
-        let mut p = self.splat(1.0 / 720.0);
-        for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-            p = self.mul_add(p, r, self.splat(c));
+    pub(super) fn new(s: S) -> Self {
+        let c = [0.001_327_647_2, 0.009_675_541, 0.055_507_13, 0.240_221_2, 0.693_146_97, 1.0];
+        Self {
+            least: s.hold(-87.0),
+            most: s.hold(88.0),
+            log2_e: s.hold(core::f32::consts::LOG2_E),
+            round: s.hold(12_582_912.0),
+            coefficients: c.map(|c| s.hold(c)),
         }
-        self.scale_by_power(p, n, x, LEAST)
+    }
+
+    /// `e^x`.
+    #[inline(always)]
+    pub(super) fn of(&self, s: S, x: S::F) -> S::F {
+        let x = s.min(s.max(x, self.least), self.most);
+        let y = s.mul(x, self.log2_e);
+        let n = s.add(y, self.round);
+        let f = s.sub(y, s.sub(n, self.round));
+        let mut p = self.coefficients[0];
+        for c in &self.coefficients[1..] {
+            p = s.mul_add(p, f, *c);
+        }
+        s.mul(p, s.power(n))
     }
 }
 
 /// Runs a kernel on the best instruction set of this build and processor.
 #[cfg(target_arch = "wasm32")]
-#[inline(always)]
+#[inline(never)]
 pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(wasm::Simd128)
+    kernel.run(wasm::Simd128::new())
 }
 
 /// Runs a kernel on the best instruction set of this build and processor.
 #[cfg(not(target_arch = "wasm32"))]
 #[inline(always)]
 pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Portable)
+    #[cfg(test)]
+    if super::tests::PLAIN.get() {
+        return kernel.run(portable::Portable);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Some(s) = avx2::Avx2::new() {
+        return s.run(kernel);
+    }
+    kernel.run(portable::Portable)
 }
 
 /// Plain arrays, for any processor, and the specification of the primitives.
-#[derive(Clone, Copy)]
-#[cfg_attr(target_arch = "wasm32", expect(dead_code, reason = "SIMD128 is always there"))]
-pub(super) struct Portable;
+#[cfg(not(target_arch = "wasm32"))]
+mod portable {
+    use super::Simd;
 
-#[inline(always)]
-fn map(f: impl Fn(usize) -> f32) -> [f32; 4] {
-    [f(0), f(1), f(2), f(3)]
+    /// Plain arrays.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Portable;
+
+    #[inline(always)]
+    fn map(f: impl Fn(usize) -> f32) -> [f32; 4] {
+        [f(0), f(1), f(2), f(3)]
+    }
+
+    impl Simd for Portable {
+        const NAME: &'static str = "portable";
+        type I = [u8; 16];
+        type F = [f32; 4];
+        type Sums = [i32; 4];
+        type X = [i16; 4];
+
+        #[inline(always)]
+        fn bytes(self, b: &[u8; 16]) -> [u8; 16] {
+            *b
+        }
+        #[inline(always)]
+        fn store_bytes(self, v: [u8; 16], to: &mut [u8; 16]) {
+            *to = v;
+        }
+        #[inline(always)]
+        fn low_nibbles(self, v: [u8; 16]) -> [u8; 16] {
+            v.map(|b| b & 15)
+        }
+        #[inline(always)]
+        fn high_nibbles(self, v: [u8; 16]) -> [u8; 16] {
+            v.map(|b| b >> 4)
+        }
+        #[inline(always)]
+        fn no_sums(self) -> [i32; 4] {
+            [0; 4]
+        }
+        #[inline(always)]
+        fn inputs(self, _: &[i8; 4], first: &[i16; 2], second: &[i16; 2]) -> [i16; 4] {
+            [first[0], second[0], first[1], second[1]]
+        }
+        #[inline(always)]
+        fn dot4(self, mut sums: [i32; 4], codes: [u8; 16], x: [i16; 4]) -> [i32; 4] {
+            for (row, sum) in sums.iter_mut().enumerate() {
+                for (i, x) in x.iter().enumerate() {
+                    *sum += i32::from(codes[4 * row + i]) * i32::from(*x);
+                }
+            }
+            sums
+        }
+        #[inline(always)]
+        fn total(self, sums: [i32; 4]) -> [f32; 4] {
+            sums.map(|v| v as f32)
+        }
+        #[inline(always)]
+        fn zero_i32(self) -> [u8; 16] {
+            [0; 16]
+        }
+        #[inline(always)]
+        fn pair(self, x: &[i16; 2]) -> [u8; 16] {
+            bytemuck::cast([*x; 4])
+        }
+        #[inline(always)]
+        fn dot2(self, sums: [u8; 16], weights: &[i8; 8], x: [u8; 16]) -> [u8; 16] {
+            let (mut sums, x): ([i32; 4], [i16; 8]) = (bytemuck::cast(sums), bytemuck::cast(x));
+            for (row, sum) in sums.iter_mut().enumerate() {
+                *sum +=
+                    i32::from(weights[2 * row]) * i32::from(x[0]) + i32::from(weights[2 * row + 1]) * i32::from(x[1]);
+            }
+            bytemuck::cast(sums)
+        }
+        #[inline(always)]
+        fn to_f32(self, v: [u8; 16]) -> [f32; 4] {
+            bytemuck::cast::<_, [i32; 4]>(v).map(|v| v as f32)
+        }
+        #[inline(always)]
+        fn splat(self, v: f32) -> [f32; 4] {
+            [v; 4]
+        }
+        #[inline(always)]
+        fn load(self, v: &[f32; 4]) -> [f32; 4] {
+            *v
+        }
+        #[inline(always)]
+        fn store(self, v: [f32; 4], to: &mut [f32; 4]) {
+            *to = v;
+        }
+        #[inline(always)]
+        fn tiny_halves(self, v: &[u16; 4]) -> [f32; 4] {
+            v.map(|h| f32::from_bits((u32::from(h & 0x8000) << 16) | (u32::from(h & 0x7fff) << 13)))
+        }
+        #[inline(always)]
+        fn bf16(self, v: &[u16; 8]) -> [[f32; 4]; 2] {
+            [0, 1].map(|odd| map(|i| f32::from_bits(u32::from(v[2 * i + odd]) << 16)))
+        }
+        #[inline(always)]
+        fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+            map(|i| a[i] + b[i])
+        }
+        #[inline(always)]
+        fn sub(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+            map(|i| a[i] - b[i])
+        }
+        #[inline(always)]
+        fn mul(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+            map(|i| a[i] * b[i])
+        }
+        #[inline(always)]
+        fn div(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+            map(|i| a[i] / b[i])
+        }
+        #[inline(always)]
+        fn mul_add(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
+            map(|i| a[i] * b[i] + c[i])
+        }
+        #[inline(always)]
+        fn max(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+            map(|i| if a[i] > b[i] { a[i] } else { b[i] })
+        }
+        #[inline(always)]
+        fn min(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+            map(|i| if a[i] < b[i] { a[i] } else { b[i] })
+        }
+        #[inline(always)]
+        fn abs(self, v: [f32; 4]) -> [f32; 4] {
+            v.map(f32::abs)
+        }
+        #[inline(always)]
+        fn nearest(self, v: [f32; 4]) -> [f32; 4] {
+            v.map(f32::round_ties_even)
+        }
+        #[inline(always)]
+        fn power(self, n: [f32; 4]) -> [f32; 4] {
+            n.map(|n| f32::from_bits(n.to_bits().wrapping_add(127) << 23))
+        }
+        #[inline(always)]
+        fn unzip(self, low: [f32; 4], high: [f32; 4]) -> [[f32; 4]; 2] {
+            [[low[0], low[2], high[0], high[2]], [low[1], low[3], high[1], high[3]]]
+        }
+        #[inline(always)]
+        fn zip(self, a: [f32; 4], b: [f32; 4]) -> [[f32; 4]; 2] {
+            [[a[0], b[0], a[1], b[1]], [a[2], b[2], a[3], b[3]]]
+        }
+    }
 }
 
-impl Simd for Portable {
-    const NAME: &'static str = "portable";
-    type I = [u8; 16];
-    type F = [f32; 4];
-    type Sums = [i32; 4];
-    type X = [i16; 4];
+/// AVX2's instructions on 128 bits, in the same shapes as WebAssembly's.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use core::arch::x86_64::*;
 
-    #[inline(always)]
-    fn bytes(self, b: &[u8; 16]) -> [u8; 16] {
-        *b
-    }
-    #[inline(always)]
-    fn store_bytes(self, v: [u8; 16], to: &mut [u8; 16]) {
-        *to = v;
-    }
-    #[inline(always)]
-    fn low_nibbles(self, v: [u8; 16]) -> [u8; 16] {
-        v.map(|b| b & 15)
-    }
-    #[inline(always)]
-    fn high_nibbles(self, v: [u8; 16]) -> [u8; 16] {
-        v.map(|b| b >> 4)
-    }
-    #[inline(always)]
-    fn no_sums(self) -> [i32; 4] {
-        [0; 4]
-    }
-    #[inline(always)]
-    fn inputs(self, _: &[i8; 4], first: &[i16; 2], second: &[i16; 2]) -> [i16; 4] {
-        [first[0], second[0], first[1], second[1]]
-    }
-    #[inline(always)]
-    fn dot4(self, mut sums: [i32; 4], codes: [u8; 16], x: [i16; 4]) -> [i32; 4] {
-        for (row, sum) in sums.iter_mut().enumerate() {
-            for (i, x) in x.iter().enumerate() {
-                *sum += i32::from(codes[4 * row + i]) * i32::from(*x);
+    use super::{Kernel, Simd};
+
+    /// The proof that the processor has AVX2 and FMA.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Avx2(());
+
+    impl Avx2 {
+        #[inline(always)]
+        pub(in super::super) fn new() -> Option<Self> {
+            (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+        }
+
+        #[inline(always)]
+        pub(in super::super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+            #[target_feature(enable = "avx2,fma")]
+            fn with_features<K: Kernel>(kernel: K, s: Avx2) -> K::Output {
+                kernel.run(s)
             }
+            // SAFETY: a value of this type exists only where the features were found.
+            unsafe { with_features(kernel, self) }
         }
-        sums
     }
-    #[inline(always)]
-    fn total(self, sums: [i32; 4]) -> [f32; 4] {
-        sums.map(|v| v as f32)
+
+    /// An instruction of SSE to AVX2 or FMA on values.
+    macro_rules! op {
+        ($instruction:ident $(::<$n:literal>)? ($($argument:expr),*)) => {
+            // SAFETY: a value of `Avx2` exists only where the processor has the instruction.
+            unsafe { $instruction $(::<$n>)? ($($argument),*) }
+        };
     }
-    #[inline(always)]
-    fn zero_i32(self) -> [u8; 16] {
-        [0; 16]
+
+    /// A load from a reference to at least the bytes the instruction reads, without alignment.
+    macro_rules! load {
+        ($instruction:ident, $from:expr) => {
+            // SAFETY: as above, and the reference covers exactly what is read.
+            unsafe { $instruction(core::ptr::from_ref($from).cast()) }
+        };
     }
-    #[inline(always)]
-    fn pair(self, x: &[i16; 2]) -> [u8; 16] {
-        bytemuck::cast([*x; 4])
-    }
-    #[inline(always)]
-    fn dot2(self, sums: [u8; 16], weights: &[i8; 8], x: [u8; 16]) -> [u8; 16] {
-        let (mut sums, x): ([i32; 4], [i16; 8]) = (bytemuck::cast(sums), bytemuck::cast(x));
-        for (row, sum) in sums.iter_mut().enumerate() {
-            *sum += i32::from(weights[2 * row]) * i32::from(x[0]) + i32::from(weights[2 * row + 1]) * i32::from(x[1]);
+
+    impl Simd for Avx2 {
+        const NAME: &'static str = "avx2";
+        type I = __m128i;
+        type F = __m128;
+        type Sums = __m128i;
+        type X = __m128i;
+
+        #[inline(always)]
+        fn bytes(self, b: &[u8; 16]) -> __m128i {
+            load!(_mm_loadu_si128, b)
         }
-        bytemuck::cast(sums)
-    }
-    #[inline(always)]
-    fn to_f32(self, v: [u8; 16]) -> [f32; 4] {
-        bytemuck::cast::<_, [i32; 4]>(v).map(|v| v as f32)
-    }
-    #[inline(always)]
-    fn splat(self, v: f32) -> [f32; 4] {
-        [v; 4]
-    }
-    #[inline(always)]
-    fn load(self, v: &[f32; 4]) -> [f32; 4] {
-        *v
-    }
-    #[inline(always)]
-    fn store(self, v: [f32; 4], to: &mut [f32; 4]) {
-        *to = v;
-    }
-    #[inline(always)]
-    fn tiny_halves(self, v: &[u16; 4]) -> [f32; 4] {
-        v.map(|h| f32::from_bits((u32::from(h & 0x8000) << 16) | (u32::from(h & 0x7fff) << 13)))
-    }
-    #[inline(always)]
-    fn bf16(self, v: &[u16; 8]) -> [[f32; 4]; 2] {
-        [0, 1].map(|odd| map(|i| f32::from_bits(u32::from(v[2 * i + odd]) << 16)))
-    }
-    #[inline(always)]
-    fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        map(|i| a[i] + b[i])
-    }
-    #[inline(always)]
-    fn sub(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        map(|i| a[i] - b[i])
-    }
-    #[inline(always)]
-    fn mul(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        map(|i| a[i] * b[i])
-    }
-    #[inline(always)]
-    fn div(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        map(|i| a[i] / b[i])
-    }
-    #[inline(always)]
-    fn mul_add(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
-        map(|i| a[i] * b[i] + c[i])
-    }
-    #[inline(always)]
-    fn max(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        map(|i| if a[i] > b[i] { a[i] } else { b[i] })
-    }
-    #[inline(always)]
-    fn min(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        map(|i| if a[i] < b[i] { a[i] } else { b[i] })
-    }
-    #[inline(always)]
-    fn abs(self, v: [f32; 4]) -> [f32; 4] {
-        v.map(f32::abs)
-    }
-    #[inline(always)]
-    fn nearest(self, v: [f32; 4]) -> [f32; 4] {
-        v.map(f32::round_ties_even)
-    }
-    #[inline(always)]
-    fn scale_by_power(self, v: [f32; 4], n: [f32; 4], x: [f32; 4], least: f32) -> [f32; 4] {
-        map(|i| if x[i] < least { 0.0 } else { v[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23) })
-    }
-    #[inline(always)]
-    fn unzip(self, low: [f32; 4], high: [f32; 4]) -> [[f32; 4]; 2] {
-        [[low[0], low[2], high[0], high[2]], [low[1], low[3], high[1], high[3]]]
-    }
-    #[inline(always)]
-    fn zip(self, a: [f32; 4], b: [f32; 4]) -> [[f32; 4]; 2] {
-        [[a[0], b[0], a[1], b[1]], [a[2], b[2], a[3], b[3]]]
+        #[inline(always)]
+        fn store_bytes(self, v: __m128i, to: &mut [u8; 16]) {
+            // SAFETY: as above, and the reference covers the 16 bytes that are written.
+            unsafe { _mm_storeu_si128(core::ptr::from_mut(to).cast(), v) }
+        }
+        #[inline(always)]
+        fn low_nibbles(self, v: __m128i) -> __m128i {
+            op!(_mm_and_si128(v, _mm_set1_epi8(15)))
+        }
+        #[inline(always)]
+        fn high_nibbles(self, v: __m128i) -> __m128i {
+            op!(_mm_and_si128(_mm_srli_epi16::<4>(v), _mm_set1_epi8(15)))
+        }
+        #[inline(always)]
+        fn no_sums(self) -> __m128i {
+            op!(_mm_setzero_si128())
+        }
+        #[inline(always)]
+        fn inputs(self, bytes: &[i8; 4], _: &[i16; 2], _: &[i16; 2]) -> __m128i {
+            op!(_mm_set1_epi32(i32::from_le_bytes(bytes.map(|b| b as u8))))
+        }
+        #[inline(always)]
+        fn dot4(self, sums: __m128i, codes: __m128i, x: __m128i) -> __m128i {
+            op!(_mm_add_epi16(sums, _mm_maddubs_epi16(codes, x)))
+        }
+        #[inline(always)]
+        fn total(self, sums: __m128i) -> __m128 {
+            op!(_mm_cvtepi32_ps(_mm_madd_epi16(sums, _mm_set1_epi16(1))))
+        }
+        #[inline(always)]
+        fn zero_i32(self) -> __m128i {
+            op!(_mm_setzero_si128())
+        }
+        #[inline(always)]
+        fn pair(self, x: &[i16; 2]) -> __m128i {
+            op!(_mm_set1_epi32(bytemuck::cast(*x)))
+        }
+        #[inline(always)]
+        fn dot2(self, sums: __m128i, weights: &[i8; 8], x: __m128i) -> __m128i {
+            let weights = load!(_mm_loadl_epi64, weights);
+            let wide = op!(_mm_cvtepi8_epi16(weights));
+            op!(_mm_add_epi32(sums, _mm_madd_epi16(wide, x)))
+        }
+        #[inline(always)]
+        fn to_f32(self, v: __m128i) -> __m128 {
+            op!(_mm_cvtepi32_ps(v))
+        }
+        #[inline(always)]
+        fn splat(self, v: f32) -> __m128 {
+            op!(_mm_set1_ps(v))
+        }
+        #[inline(always)]
+        fn load(self, v: &[f32; 4]) -> __m128 {
+            load!(_mm_loadu_ps, v)
+        }
+        #[inline(always)]
+        fn store(self, v: __m128, to: &mut [f32; 4]) {
+            // SAFETY: as above, and the reference covers the 16 bytes that are written.
+            unsafe { _mm_storeu_ps(to.as_mut_ptr(), v) }
+        }
+        #[inline(always)]
+        fn tiny_halves(self, v: &[u16; 4]) -> __m128 {
+            let v = load!(_mm_loadl_epi64, v);
+            let wide = op!(_mm_slli_epi32::<13>(_mm_cvtepi16_epi32(v)));
+            op!(_mm_castsi128_ps(_mm_and_si128(wide, _mm_set1_epi32(0x8fff_e000_u32 as i32))))
+        }
+        #[inline(always)]
+        fn bf16(self, v: &[u16; 8]) -> [__m128; 2] {
+            let v = load!(_mm_loadu_si128, v);
+            let high = op!(_mm_and_si128(v, _mm_set1_epi32(0xffff_0000_u32 as i32)));
+            [op!(_mm_slli_epi32::<16>(v)), high].map(|v| op!(_mm_castsi128_ps(v)))
+        }
+        #[inline(always)]
+        fn add(self, a: __m128, b: __m128) -> __m128 {
+            op!(_mm_add_ps(a, b))
+        }
+        #[inline(always)]
+        fn sub(self, a: __m128, b: __m128) -> __m128 {
+            op!(_mm_sub_ps(a, b))
+        }
+        #[inline(always)]
+        fn mul(self, a: __m128, b: __m128) -> __m128 {
+            op!(_mm_mul_ps(a, b))
+        }
+        #[inline(always)]
+        fn div(self, a: __m128, b: __m128) -> __m128 {
+            op!(_mm_div_ps(a, b))
+        }
+        #[inline(always)]
+        fn mul_add(self, a: __m128, b: __m128, c: __m128) -> __m128 {
+            op!(_mm_fmadd_ps(a, b, c))
+        }
+        #[inline(always)]
+        fn max(self, a: __m128, b: __m128) -> __m128 {
+            op!(_mm_max_ps(a, b))
+        }
+        #[inline(always)]
+        fn min(self, a: __m128, b: __m128) -> __m128 {
+            op!(_mm_min_ps(a, b))
+        }
+        #[inline(always)]
+        fn abs(self, v: __m128) -> __m128 {
+            op!(_mm_andnot_ps(_mm_set1_ps(-0.0), v))
+        }
+        #[inline(always)]
+        fn nearest(self, v: __m128) -> __m128 {
+            op!(_mm_round_ps::<8>(v))
+        }
+        #[inline(always)]
+        fn power(self, n: __m128) -> __m128 {
+            let n = op!(_mm_add_epi32(_mm_castps_si128(n), _mm_set1_epi32(127)));
+            op!(_mm_castsi128_ps(_mm_slli_epi32::<23>(n)))
+        }
+        #[inline(always)]
+        fn unzip(self, low: __m128, high: __m128) -> [__m128; 2] {
+            [op!(_mm_shuffle_ps::<0b10_00_10_00>(low, high)), op!(_mm_shuffle_ps::<0b11_01_11_01>(low, high))]
+        }
+        #[inline(always)]
+        fn zip(self, a: __m128, b: __m128) -> [__m128; 2] {
+            [op!(_mm_unpacklo_ps(a, b)), op!(_mm_unpackhi_ps(a, b))]
+        }
     }
 }
 
@@ -285,12 +506,39 @@ impl Simd for Portable {
 #[cfg(target_arch = "wasm32")]
 mod wasm {
     use core::arch::wasm32::*;
+    use core::hint::black_box;
 
     use super::Simd;
 
     /// SIMD128: a module with these instructions does not load without them.
+    ///
+    /// It carries the constants that inner loops use: the engine builds a vector constant anew, in several instructions,
+    /// wherever it stands, so the compiler must not see that these are constants.
     #[derive(Clone, Copy)]
-    pub(in super::super) struct Simd128;
+    pub(in super::super) struct Simd128 {
+        /// 15 in each byte.
+        low_bits: v128,
+        /// 1 in each i16.
+        #[cfg(target_feature = "relaxed-simd")]
+        ones: v128,
+        /// Where a moved f16 has its bits.
+        half_bits: v128,
+        /// The upper half of each 32 bits.
+        upper: v128,
+    }
+
+    impl Simd128 {
+        #[inline(always)]
+        pub(in super::super) fn new() -> Self {
+            Self {
+                low_bits: black_box(u8x16_splat(15)),
+                #[cfg(target_feature = "relaxed-simd")]
+                ones: black_box(i16x8_splat(1)),
+                half_bits: black_box(u32x4_splat(0x8fff_e000)),
+                upper: black_box(u32x4_splat(0xffff_0000)),
+            }
+        }
+    }
 
     /// Loads from a reference to at least the bytes the instruction reads; no instruction here needs alignment.
     macro_rules! load {
@@ -328,12 +576,12 @@ mod wasm {
         }
         #[inline(always)]
         fn low_nibbles(self, v: v128) -> v128 {
-            v128_and(v, u8x16_splat(15))
+            v128_and(v, self.low_bits)
         }
         #[inline(always)]
         fn high_nibbles(self, v: v128) -> v128 {
             // Engines have no byte shift and build one from more instructions than these two.
-            v128_and(u16x8_shr(v, 4), u8x16_splat(15))
+            v128_and(u16x8_shr(v, 4), self.low_bits)
         }
         #[inline(always)]
         fn no_sums(self) -> v128 {
@@ -355,7 +603,7 @@ mod wasm {
         #[cfg(target_feature = "relaxed-simd")]
         #[inline(always)]
         fn total(self, sums: v128) -> v128 {
-            f32x4_convert_i32x4(i32x4_dot_i16x8(sums, i16x8_splat(1)))
+            f32x4_convert_i32x4(i32x4_dot_i16x8(sums, self.ones))
         }
 
         #[cfg(not(target_feature = "relaxed-simd"))]
@@ -397,6 +645,10 @@ mod wasm {
             f32x4_splat(v)
         }
         #[inline(always)]
+        fn hold(self, v: f32) -> v128 {
+            black_box(f32x4_splat(v))
+        }
+        #[inline(always)]
         fn load(self, v: &[f32; 4]) -> v128 {
             load!(v128_load, v)
         }
@@ -407,12 +659,12 @@ mod wasm {
         #[inline(always)]
         fn tiny_halves(self, v: &[u16; 4]) -> v128 {
             let wide = i32x4_shl(load!(i32x4_load_extend_i16x4, v), 13);
-            v128_and(wide, u32x4_splat(0x8fff_e000))
+            v128_and(wide, self.half_bits)
         }
         #[inline(always)]
         fn bf16(self, v: &[u16; 8]) -> [v128; 2] {
             let v = load!(v128_load, v);
-            [i32x4_shl(v, 16), v128_and(v, u32x4_splat(0xffff_0000))]
+            [i32x4_shl(v, 16), v128_and(v, self.upper)]
         }
         #[inline(always)]
         fn add(self, a: v128, b: v128) -> v128 {
@@ -454,9 +706,8 @@ mod wasm {
             f32x4_nearest(v)
         }
         #[inline(always)]
-        fn scale_by_power(self, v: v128, n: v128, x: v128, least: f32) -> v128 {
-            let power = i32x4_shl(i32x4_add(i32x4_trunc_sat_f32x4(n), i32x4_splat(127)), 23);
-            v128_andnot(f32x4_mul(v, power), f32x4_lt(x, f32x4_splat(least)))
+        fn power(self, n: v128) -> v128 {
+            i32x4_shl(i32x4_add(n, i32x4_splat(127)), 23)
         }
         #[inline(always)]
         fn unzip(self, low: v128, high: v128) -> [v128; 2] {

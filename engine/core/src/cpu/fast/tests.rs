@@ -1,5 +1,7 @@
 //! The fast kernels against their specifications, on awkward sizes.
 
+use core::cell::Cell;
+
 use half::{bf16, f16};
 
 use super::*;
@@ -7,6 +9,19 @@ use crate::kernels::matmul::Store;
 use crate::kernels::{self, Activation, Attention, Pairing};
 use crate::quant::QuantType;
 use crate::recording::{KvInfo, KvSlot};
+
+thread_local! {
+    /// Makes this thread's kernels run on plain arrays.
+    pub(super) static PLAIN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a test on the processor's instructions and on plain arrays.
+fn on_every_set(test: impl Fn()) {
+    for plain in [false, true] {
+        PLAIN.set(plain);
+        test();
+    }
+}
 
 /// A small generator: the same numbers on every machine.
 struct Random(u64);
@@ -94,234 +109,257 @@ const QUANTS: [QuantType; 6] =
 
 #[test]
 fn products_are_exact_in_their_integers() {
-    let mut random = Random(1);
-    for quant in QUANTS {
-        for (rows, cols) in SHAPES {
-            if cols % quant.block_len() != 0 {
-                continue;
-            }
-            let bytes = random.weight(quant, rows * cols);
-            let mut matrix = FastMatrix::new("w", quant, rows, cols).unwrap();
-            let row_bytes = bytes.len() / rows;
-            // In pieces of uneven length.
-            let mut first = 0;
-            while first < rows {
-                let n = (1 + random.next() as usize % 5).min(rows - first);
-                matrix.write_rows(first, &bytes[first * row_bytes..(first + n) * row_bytes]);
-                first += n;
-            }
-            let mut w = vec![0.0; rows * cols];
-            for (n, row) in w.chunks_exact_mut(cols).enumerate() {
-                matrix.row(n, row);
-            }
-            let mut file = vec![0.0; rows * cols];
-            quant.dequantize(&bytes, &mut file);
-            let allowed = if quant.is_float() || quant == QuantType::Q6_K { 1.02 / 254.0 / 8.0 } else { 1e-6 };
-            for (a, b) in w.iter().zip(&file) {
-                assert!((a - b).abs() <= allowed, "{quant:?} [{rows}, {cols}]: {a} for {b}");
-            }
-            for tokens in TOKENS {
-                let x = random.units(tokens * cols);
-                let mut input = Activations::default();
-                input.quantize(&x, tokens, cols);
-                for store in [Store::Replace, Store::Add] {
-                    let old = random.units(tokens * rows);
-                    let mut y = old.clone();
-                    matrix.matmul(&input, tokens, store, &mut y);
-                    let before = if store == Store::Add { old } else { vec![0.0; tokens * rows] };
-                    let exact = difference(&w, &rounded(&input, &x, cols), &y, &before, rows, cols);
-                    assert!(exact < 2e-6, "{quant:?} [{rows}, {cols}] {tokens} tokens: {exact}");
-                    let whole = difference(&file, &x, &y, &before, rows, cols);
-                    assert!(whole < 6e-3, "{quant:?} [{rows}, {cols}] {tokens} tokens: {whole}");
+    on_every_set(|| {
+        let mut random = Random(1);
+        for quant in QUANTS {
+            for (rows, cols) in SHAPES {
+                if cols % quant.block_len() != 0 {
+                    continue;
+                }
+                let bytes = random.weight(quant, rows * cols);
+                let mut matrix = FastMatrix::new("w", quant, rows, cols).unwrap();
+                let row_bytes = bytes.len() / rows;
+                // In pieces of uneven length.
+                let mut first = 0;
+                while first < rows {
+                    let n = (1 + random.next() as usize % 5).min(rows - first);
+                    matrix.write_rows(first, &bytes[first * row_bytes..(first + n) * row_bytes]);
+                    first += n;
+                }
+                let mut w = vec![0.0; rows * cols];
+                for (n, row) in w.chunks_exact_mut(cols).enumerate() {
+                    matrix.row(n, row);
+                }
+                let mut file = vec![0.0; rows * cols];
+                quant.dequantize(&bytes, &mut file);
+                let allowed = if quant.is_float() || quant == QuantType::Q6_K { 1.02 / 254.0 / 8.0 } else { 1e-6 };
+                for (a, b) in w.iter().zip(&file) {
+                    assert!((a - b).abs() <= allowed, "{quant:?} [{rows}, {cols}]: {a} for {b}");
+                }
+                for tokens in TOKENS {
+                    let x = random.units(tokens * cols);
+                    let mut input = Activations::default();
+                    input.quantize(&x, tokens, cols);
+                    for store in [Store::Replace, Store::Add] {
+                        let old = random.units(tokens * rows);
+                        let mut y = old.clone();
+                        matrix.matmul(&input, tokens, store, &mut y);
+                        let before = if store == Store::Add { old } else { vec![0.0; tokens * rows] };
+                        let exact = difference(&w, &rounded(&input, &x, cols), &y, &before, rows, cols);
+                        assert!(exact < 2e-6, "{quant:?} [{rows}, {cols}] {tokens} tokens: {exact}");
+                        let whole = difference(&file, &x, &y, &before, rows, cols);
+                        assert!(whole < 6e-3, "{quant:?} [{rows}, {cols}] {tokens} tokens: {whole}");
+                    }
                 }
             }
         }
-    }
+    });
 }
 
 #[test]
 fn a_float_weight_may_have_any_width() {
-    let mut random = Random(2);
-    for cols in [1, 20, 33, 100] {
-        let w = random.units(5 * cols);
-        let bytes: Vec<u8> = w.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let mut matrix = FastMatrix::new("w", QuantType::F32, 5, cols).unwrap();
-        matrix.write_rows(0, &bytes);
-        for tokens in [1, 6] {
-            let x = random.units(tokens * cols);
-            let mut input = Activations::default();
-            input.quantize(&x, tokens, cols);
-            let mut y = vec![0.0; tokens * 5];
-            matrix.matmul(&input, tokens, Store::Replace, &mut y);
-            let found = difference(&w, &x, &y, &vec![0.0; tokens * 5], 5, cols);
-            assert!(found < 1e-2, "{cols} columns, {tokens} tokens: {found}");
+    on_every_set(|| {
+        let mut random = Random(2);
+        for cols in [1, 20, 33, 100] {
+            let w = random.units(5 * cols);
+            let bytes: Vec<u8> = w.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let mut matrix = FastMatrix::new("w", QuantType::F32, 5, cols).unwrap();
+            matrix.write_rows(0, &bytes);
+            for tokens in [1, 6] {
+                let x = random.units(tokens * cols);
+                let mut input = Activations::default();
+                input.quantize(&x, tokens, cols);
+                let mut y = vec![0.0; tokens * 5];
+                matrix.matmul(&input, tokens, Store::Replace, &mut y);
+                let found = difference(&w, &x, &y, &vec![0.0; tokens * 5], 5, cols);
+                assert!(found < 1e-2, "{cols} columns, {tokens} tokens: {found}");
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn extreme_codes_do_not_overflow() {
-    for (quant, low, high) in [(QuantType::Q4_1, 0u8, 255u8), (QuantType::Q8_0, 128, 127)] {
-        for fill in [low, high] {
-            let mut block = vec![fill; quant.block_bytes()];
-            block[..2].copy_from_slice(&f16::from_f32(1.0).to_le_bytes());
-            if quant == QuantType::Q4_1 {
-                block[2..4].copy_from_slice(&f16::from_f32(-3.0).to_le_bytes());
-            }
-            let mut matrix = FastMatrix::new("w", quant, 8, 32).unwrap();
-            matrix.write_rows(0, &block.repeat(8));
-            let mut w = [0.0; 32];
-            matrix.row(7, &mut w);
-            for x in [127.0, -127.0, 1e-20, 1e18, 0.0] {
-                for tokens in [1, 4] {
-                    let mut input = Activations::default();
-                    input.quantize(&vec![x; 32 * tokens], tokens, 32);
-                    let mut y = vec![9.0; 8 * tokens];
-                    matrix.matmul(&input, tokens, Store::Replace, &mut y);
-                    let want = 32.0 * w[0] * x;
-                    assert!(y.iter().all(|y| (y - want).abs() <= want.abs() * 1e-5), "{quant:?} {x}: {y:?} for {want}");
+    on_every_set(|| {
+        for (quant, low, high) in [(QuantType::Q4_1, 0u8, 255u8), (QuantType::Q8_0, 128, 127)] {
+            for fill in [low, high] {
+                let mut block = vec![fill; quant.block_bytes()];
+                block[..2].copy_from_slice(&f16::from_f32(1.0).to_le_bytes());
+                if quant == QuantType::Q4_1 {
+                    block[2..4].copy_from_slice(&f16::from_f32(-3.0).to_le_bytes());
                 }
-            }
-        }
-    }
-}
-
-#[test]
-fn a_broken_input_is_not_hidden() {
-    let mut matrix = FastMatrix::new("w", QuantType::Q8_0, 8, 64).unwrap();
-    matrix.write_rows(0, &Random(3).weight(QuantType::Q8_0, 8 * 64));
-    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        for at in [0, 33, 63] {
-            let mut x = vec![1.0; 64];
-            x[at] = bad;
-            let mut input = Activations::default();
-            input.quantize(&x, 1, 64);
-            let mut y = [0.0; 8];
-            matrix.matmul(&input, 1, Store::Replace, &mut y);
-            assert!(y.iter().all(|y| y.is_nan()), "{bad} at {at}: {y:?}");
-        }
-    }
-}
-
-#[test]
-fn attention_is_its_reference() {
-    let mut random = Random(4);
-    let cases = [
-        // heads, kv heads, d, window
-        (9, 3, 64, None),
-        (4, 4, 64, None),
-        (8, 2, 32, Some(5)),
-        (6, 3, 20, Some(130)),
-        (5, 1, 128, None),
-        (2, 1, 8, Some(1)),
-    ];
-    for (heads, kv_heads, d, window) in cases {
-        let slot = KvSlot(0);
-        let buffer = crate::recording::BufferId(0);
-        let op = Attention { q: buffer, slot, out: buffer, heads, scale: 1.0 / (d as f32).sqrt(), window };
-        for (position, tokens) in [(0, 1), (0, 5), (1, 1), (15, 2), (126, 4), (300, 1), (250, 33)] {
-            let n = position + tokens;
-            let (k, v) = (random.units(n * kv_heads * d), random.units(n * kv_heads * d));
-            let mut kv = FastKv::new(KvInfo { heads: kv_heads, head_dim: d }).unwrap();
-            // Stale entries beyond the end must not matter.
-            kv.append(n, &vec![7.0; 3 * kv_heads * d], &vec![1e30; 3 * kv_heads * d]);
-            kv.append(0, &k[..position * kv_heads * d], &v[..position * kv_heads * d]);
-            kv.append(position, &k[position * kv_heads * d..], &v[position * kv_heads * d..]);
-            let round = |x: &[f32]| x.iter().map(|v| bf16::from_f32(*v).to_f32()).collect::<Vec<_>>();
-            let (k, v) = (round(&k), round(&v));
-            let q: Vec<f32> = random.units(tokens * heads * d).iter().map(|v| v * 4.0).collect();
-            let mut out = vec![f32::NAN; tokens * heads * d];
-            kv.attention(&op, position, &q, &mut out);
-            let mut want = vec![0.0; d];
-            for t in 0..tokens {
-                let seen = op.visible(position + t);
-                for h in 0..heads {
-                    let start = (seen.start * kv_heads + h / (heads / kv_heads)) * d;
-                    let at = (t * heads + h) * d;
-                    let q = &q[at..at + d];
-                    let (k, v) = (&k[start..], &v[start..]);
-                    kernels::attention::reference(q, k, v, kv_heads * d, seen.len(), op.scale, &mut want);
-                    for (a, b) in out[at..at + d].iter().zip(&want) {
+                let mut matrix = FastMatrix::new("w", quant, 8, 32).unwrap();
+                matrix.write_rows(0, &block.repeat(8));
+                let mut w = [0.0; 32];
+                matrix.row(7, &mut w);
+                for x in [127.0, -127.0, 1e-20, 1e18, 0.0] {
+                    for tokens in [1, 4] {
+                        let mut input = Activations::default();
+                        input.quantize(&vec![x; 32 * tokens], tokens, 32);
+                        let mut y = vec![9.0; 8 * tokens];
+                        matrix.matmul(&input, tokens, Store::Replace, &mut y);
+                        let want = 32.0 * w[0] * x;
                         assert!(
-                            (a - b).abs() < 1e-5,
-                            "{heads}/{kv_heads} d {d} at {position}+{t} head {h}: {a} for {b}"
+                            y.iter().all(|y| (y - want).abs() <= want.abs() * 1e-5),
+                            "{quant:?} {x}: {y:?} for {want}"
                         );
                     }
                 }
             }
         }
-    }
+    });
+}
+
+#[test]
+fn a_broken_input_is_not_hidden() {
+    on_every_set(|| {
+        let mut matrix = FastMatrix::new("w", QuantType::Q8_0, 8, 64).unwrap();
+        matrix.write_rows(0, &Random(3).weight(QuantType::Q8_0, 8 * 64));
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, 33, 63] {
+                let mut x = vec![1.0; 64];
+                x[at] = bad;
+                let mut input = Activations::default();
+                input.quantize(&x, 1, 64);
+                let mut y = [0.0; 8];
+                matrix.matmul(&input, 1, Store::Replace, &mut y);
+                assert!(y.iter().all(|y| y.is_nan()), "{bad} at {at}: {y:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn attention_is_its_reference() {
+    on_every_set(|| {
+        let mut random = Random(4);
+        let cases = [
+            // heads, kv heads, d, window
+            (9, 3, 64, None),
+            (4, 4, 64, None),
+            (8, 2, 32, Some(5)),
+            (6, 3, 20, Some(130)),
+            (5, 1, 128, None),
+            (2, 1, 8, Some(1)),
+        ];
+        for (heads, kv_heads, d, window) in cases {
+            let slot = KvSlot(0);
+            let buffer = crate::recording::BufferId(0);
+            let op = Attention { q: buffer, slot, out: buffer, heads, scale: 1.0 / (d as f32).sqrt(), window };
+            for (position, tokens) in [(0, 1), (0, 5), (1, 1), (15, 2), (126, 4), (300, 1), (250, 33)] {
+                let n = position + tokens;
+                let (k, v) = (random.units(n * kv_heads * d), random.units(n * kv_heads * d));
+                let mut kv = FastKv::new(KvInfo { heads: kv_heads, head_dim: d }).unwrap();
+                // Stale entries beyond the end must not matter.
+                kv.append(n, &vec![7.0; 3 * kv_heads * d], &vec![1e30; 3 * kv_heads * d]);
+                kv.append(0, &k[..position * kv_heads * d], &v[..position * kv_heads * d]);
+                kv.append(position, &k[position * kv_heads * d..], &v[position * kv_heads * d..]);
+                let round = |x: &[f32]| x.iter().map(|v| bf16::from_f32(*v).to_f32()).collect::<Vec<_>>();
+                let (k, v) = (round(&k), round(&v));
+                let q: Vec<f32> = random.units(tokens * heads * d).iter().map(|v| v * 4.0).collect();
+                let mut out = vec![f32::NAN; tokens * heads * d];
+                kv.attention(&op, position, &q, &mut out);
+                let mut want = vec![0.0; d];
+                for t in 0..tokens {
+                    let seen = op.visible(position + t);
+                    for h in 0..heads {
+                        let start = (seen.start * kv_heads + h / (heads / kv_heads)) * d;
+                        let at = (t * heads + h) * d;
+                        let q = &q[at..at + d];
+                        let (k, v) = (&k[start..], &v[start..]);
+                        kernels::attention::reference(q, k, v, kv_heads * d, seen.len(), op.scale, &mut want);
+                        for (a, b) in out[at..at + d].iter().zip(&want) {
+                            assert!(
+                                (a - b).abs() < 1e-5,
+                                "{heads}/{kv_heads} d {d} at {position}+{t} head {h}: {a} for {b}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    });
 }
 
 #[test]
 fn a_cache_stays_within_its_bytes() {
-    let mut kv = FastKv::new(KvInfo { heads: 3, head_dim: 64 }).unwrap();
-    assert_eq!(kv.bytes(), 0);
-    let row = vec![0.5; 192];
-    for position in 0..2048 {
-        kv.append(position, &row, &row);
-    }
-    assert!(kv.bytes() * 30 <= 50_000_000, "{} bytes", kv.bytes() * 30);
-    kv.truncate(1);
-    assert!(kv.bytes() * 30 <= 3_000_000, "{} bytes", kv.bytes() * 30);
-    assert!(FastKv::new(KvInfo { heads: 1, head_dim: 1 << 40 }).is_err());
+    on_every_set(|| {
+        let mut kv = FastKv::new(KvInfo { heads: 3, head_dim: 64 }).unwrap();
+        assert_eq!(kv.bytes(), 0);
+        let row = vec![0.5; 192];
+        for position in 0..2048 {
+            kv.append(position, &row, &row);
+        }
+        assert!(kv.bytes() * 30 <= 50_000_000, "{} bytes", kv.bytes() * 30);
+        kv.truncate(1);
+        assert!(kv.bytes() * 30 <= 3_000_000, "{} bytes", kv.bytes() * 30);
+        assert!(FastKv::new(KvInfo { heads: 1, head_dim: 1 << 40 }).is_err());
+    });
 }
 
 #[test]
 fn small_kernels_are_their_references() {
-    let mut random = Random(5);
-    for n in [4, 7, 20, 64, 576, 1536] {
-        let x: Vec<f32> = random.units(3 * n).iter().map(|v| v * 20.0).collect();
-        let w = random.units(n);
-        for weight in [None, Some(w.as_slice())] {
-            let (mut a, mut b) = (vec![0.0; 3 * n], vec![0.0; 3 * n]);
-            rms_norm(&x, weight, n, 1e-5, &mut a);
-            kernels::rms_norm::reference(&x, weight, n, 1e-5, &mut b);
-            for (a, b) in a.iter().zip(&b) {
-                assert!((a - b).abs() <= 1e-6 * b.abs(), "norm of {n}: {a} for {b}");
+    on_every_set(|| {
+        let mut random = Random(5);
+        for n in [4, 7, 20, 64, 576, 1536] {
+            let x: Vec<f32> = random.units(3 * n).iter().map(|v| v * 20.0).collect();
+            let w = random.units(n);
+            for weight in [None, Some(w.as_slice())] {
+                let (mut a, mut b) = (vec![0.0; 3 * n], vec![0.0; 3 * n]);
+                rms_norm(&x, weight, n, 1e-5, &mut a);
+                kernels::rms_norm::reference(&x, weight, n, 1e-5, &mut b);
+                for (a, b) in a.iter().zip(&b) {
+                    assert!((a - b).abs() <= 1e-6 * b.abs(), "norm of {n}: {a} for {b}");
+                }
+            }
+            for activation in [Activation::Silu, Activation::GeluTanh] {
+                let up = random.units(3 * n);
+                let (mut a, mut b) = (x.clone(), x.clone());
+                gated_activation(&mut a, &up, activation);
+                kernels::gated_activation::reference(&mut b, &up, activation);
+                for (i, (a, b)) in a.iter().zip(&b).enumerate() {
+                    assert!((a - b).abs() <= 1e-6 * (x[i] * up[i]).abs(), "gate of {n}: {a} for {b}");
+                }
             }
         }
-        for activation in [Activation::Silu, Activation::GeluTanh] {
-            let up = random.units(3 * n);
-            let (mut a, mut b) = (x.clone(), x.clone());
-            gated_activation(&mut a, &up, activation);
-            kernels::gated_activation::reference(&mut b, &up, activation);
-            for (i, (a, b)) in a.iter().zip(&b).enumerate() {
-                assert!((a - b).abs() <= 1e-6 * (x[i] * up[i]).abs(), "gate of {n}: {a} for {b}");
+        for (d, position) in [(64, 0), (64, 4097), (8, 3), (20, 7), (128, 100)] {
+            let frequencies: Vec<f64> = (0..d / 2).map(|i| 1e5f64.powf(-2.0 * i as f64 / d as f64)).collect();
+            let angles = kernels::rope::angles(&frequencies, position);
+            for pairing in [Pairing::Adjacent, Pairing::Halves] {
+                let mut a = random.units(3 * d);
+                let mut b = a.clone();
+                rope(&mut a, d, pairing, &angles);
+                kernels::rope::reference(&mut b, d, pairing, &angles);
+                for (a, b) in a.iter().zip(&b) {
+                    assert!((a - b).abs() <= 1.5e-6, "{pairing:?} d {d} at {position}: {a} for {b}");
+                }
             }
         }
-    }
-    for (d, position) in [(64, 0), (64, 4097), (8, 3), (20, 7), (128, 100)] {
-        let frequencies: Vec<f64> = (0..d / 2).map(|i| 1e5f64.powf(-2.0 * i as f64 / d as f64)).collect();
-        let angles = kernels::rope::angles(&frequencies, position);
-        for pairing in [Pairing::Adjacent, Pairing::Halves] {
-            let mut a = random.units(3 * d);
-            let mut b = a.clone();
-            rope(&mut a, d, pairing, &angles);
-            kernels::rope::reference(&mut b, d, pairing, &angles);
-            for (a, b) in a.iter().zip(&b) {
-                assert!((a - b).abs() <= 1.5e-6, "{pairing:?} d {d} at {position}: {a} for {b}");
-            }
-        }
-    }
+    });
 }
 
 #[test]
 fn exp_is_accurate() {
-    struct Exp([f32; 4]);
-    impl simd::Kernel for Exp {
-        type Output = [f32; 4];
-        fn run<S: simd::Simd>(self, s: S) -> [f32; 4] {
-            let mut out = [0.0; 4];
-            s.store(s.exp(s.load(&self.0)), &mut out);
-            out
+    on_every_set(|| {
+        struct Four([f32; 4]);
+        impl simd::Kernel for Four {
+            type Output = [f32; 4];
+            fn run<S: simd::Simd>(self, s: S) -> [f32; 4] {
+                let mut out = [0.0; 4];
+                s.store(simd::Exp::new(s).of(s, s.load(&self.0)), &mut out);
+                out
+            }
         }
-    }
-    for i in -87_000..88_000 {
-        let x = i as f32 / 1000.0;
-        let found = f64::from(simd::dispatch(Exp([x; 4]))[3]);
-        let want = f64::from(x).exp();
-        assert!((found - want).abs() <= 1e-6 * want, "e^{x} = {found}, should be {want}");
-    }
-    assert_eq!(simd::dispatch(Exp([-87.5, -1e30, f32::NEG_INFINITY, 0.0])), [0.0, 0.0, 0.0, 1.0]);
+        for i in -87_000..88_000 {
+            let x = i as f32 / 1000.0;
+            let found = f64::from(simd::dispatch(Four([x; 4]))[3]);
+            let want = f64::from(x).exp();
+            assert!(
+                (found - want).abs() <= (2e-7 + 8e-8 * f64::from(x.abs())) * want,
+                "e^{x} = {found}, should be {want}"
+            );
+        }
+        let ends = simd::dispatch(Four([-1e30, f32::NEG_INFINITY, 89.0, f32::INFINITY]));
+        assert!(ends[..2].iter().all(|v| (0.0..1e-37).contains(v)) && ends[2..].iter().all(|v| *v > 1e38), "{ends:?}");
+    });
 }

@@ -1,0 +1,122 @@
+// One scenario: a fresh browser with the built extension, a web of our own, real gestures; and at its end, whatever it was
+// about, the proof that the extension spoke to nobody and threw nothing.
+import { mkdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Browser, REPOSITORY } from '../browser/chromium.mjs'
+import { Display } from '../browser/display.mjs'
+import { Web, folder, page } from '../browser/web.mjs'
+/** @import { Tab } from '../browser/chromium.mjs' */
+
+export const OUT = join(REPOSITORY, 'out/e2e')
+/** The hosts a scenario's web has. They are not secure contexts, as many pages are not. */
+export const NEWS = 'http://news.test'
+export const ARTICLE = `${NEWS}/article/page.html`
+
+/**
+ * @typedef {object} Stage
+ * @property {Browser} browser
+ * @property {Display} display
+ * @property {Web} web
+ * @property {(text: string) => void} note prints a figure beside the result
+ * @property {(html: string, host?: string) => Promise<Tab>} openPage shows a page of this HTML on a host of its own
+ */
+
+/** @type {{ name: string, options: { flags?: string[], gpu?: boolean }, body: (stage: Stage) => Promise<void> }[]} */
+const scenarios = []
+
+/** @param {string} name @param {(stage: Stage) => Promise<void>} body @param {{ flags?: string[], gpu?: boolean }} [options] */
+export function scenario (name, body, options = {}) {
+  scenarios.push({ name, options, body })
+}
+
+/** @param {unknown} condition @param {string} what @returns {asserts condition} */
+export function check (condition, what) {
+  if (!condition) throw new Error(what)
+}
+
+/** As a reader compares: white space does not count. @param {string} text */
+export const flat = (text) => text.replace(/\s+/g, ' ').trim()
+
+/** Runs the scenarios whose name holds `only`; answers how many failed. @param {string} only */
+export async function runAll (only = '') {
+  mkdirSync(OUT, { recursive: true })
+  const chosen = scenarios.filter(({ name }) => name.includes(only))
+  const display = await Display.start()
+  let failed = 0
+  try {
+    for (const { name, options, body } of chosen) {
+      const start = performance.now()
+      /** @type {string[]} */
+      const notes = []
+      const problem = await run(display, name, options, body, (text) => notes.push(text))
+      const time = `${((performance.now() - start) / 1000).toFixed(1)} s`
+      if (problem) failed++
+      process.stdout.write(`${problem ? 'FAIL' : 'PASS'} ${name} (${[time, ...notes].join('; ')})${problem ? `\n     ${problem.replaceAll('\n', '\n     ')}` : ''}\n`)
+    }
+  } finally {
+    display.stop()
+  }
+  if (!chosen.length) throw new Error(`no scenario's name contains "${only}"`)
+  return failed
+}
+
+/** @param {Display} display @param {string} name @param {{ flags?: string[], gpu?: boolean }} options @param {(stage: Stage) => Promise<void>} body @param {(text: string) => void} note */
+async function run (display, name, options, body, note) {
+  const web = await Web.start()
+  web.serve('news.test', folder(join(REPOSITORY, 'tests/pages')))
+  /** @type {string[]} */
+  const problems = []
+  /** @type {Browser | null} */
+  let browser = null
+  try {
+    browser = await Browser.start({ display, web, ...options })
+    let pages = 0
+    const openPage = async (/** @type {string} */ html, host = `page${++pages}.test`) => {
+      web.serve(host, page(html))
+      return /** @type {Browser} */ (browser).open(`http://${host}/`)
+    }
+    await body({ browser, display, web, note, openPage })
+  } catch (error) {
+    problems.push(error instanceof Error ? String(error.stack) : String(error))
+    await display.screenshot(join(OUT, `${name.replace(/\W+/g, '-')}.png`)).catch(() => {})
+    if (browser) problems.push(...browser.console.slice(-12))
+  }
+  if (browser) {
+    problems.push(...browser.console.filter((line) => / exception: /.test(line)))
+    const log = await browser.stop()
+    problems.push(...silence(browser, log, web))
+  }
+  web.close()
+  // What a scenario that ended early left on the screen must not meet the next one.
+  await display.key('Escape').catch(() => {})
+  return problems.join('\n')
+}
+
+/** Chromium looks for updates, the time and accounts by itself; none of it carries an initiator. */
+const BROWSERS_OWN = /^((update|clients\d|accounts|www|content-autofill|optimizationguide-pa|safebrowsing|redirector)\.(google|googleapis|gvt1)\.com)$/
+
+/**
+ * What breaks the promise that nothing leaves the machine: three witnesses (the extension's own contexts, the browser's
+ * network stack, the proxy all traffic must pass).
+ * @param {Browser} browser
+ * @param {Awaited<ReturnType<Browser['stop']>>} log
+ * @param {Web} web
+ */
+function silence (browser, log, web) {
+  const remote = (/** @type {string} */ url) => !/^(chrome-extension|chrome|data|blob|about|devtools|view-source):/.test(url)
+  const problems = browser.requests.filter(({ url }) => remote(url)).map(({ url, from }) => `the extension requested ${url} (${from})`)
+  if (!log) return [...problems, 'the browser did not end by itself, so its net log cannot be read']
+  for (const { url, initiator } of log.requests) {
+    if (remote(url) && initiator.startsWith('chrome-extension:')) problems.push(`the network stack saw ${url} from ${initiator}`)
+  }
+  for (const { url, method } of web.requests) {
+    const { hostname, search } = new URL(method === 'CONNECT' ? `https://${url}` : url)
+    // Pages of the scenarios ask for themselves and their icons, with nothing attached.
+    const expected = hostname.endsWith('.test') ? method === 'GET' && !search : BROWSERS_OWN.test(hostname)
+    if (!expected) problems.push(`the proxy saw ${method} ${url}`)
+  }
+  return problems
+}
+
+/** @param {string} path relative to the repository */
+export const fixture = (path) => readFileSync(join(REPOSITORY, path), 'utf8')

@@ -1,0 +1,148 @@
+// The popup: summary, questions, follow-ups, Stop, and being closed while it writes.
+import { button, finished, lastTurn, middleOf, turns } from '../browser/answers.mjs'
+import { expect, sleep } from '../browser/cdp.mjs'
+import { clickAt, closePopup, openPopup, press, type } from '../browser/gestures.mjs'
+import { check, flat, scenario } from './harness.mjs'
+import { FERRY, LONG } from './texts.mjs'
+/** @import { Session } from '../browser/cdp.mjs' */
+
+/** @param {Session} popup */
+export const ready = (popup) => expect('the popup has read the page', () => popup.eval('!document.querySelector("#question").disabled'), 10_000)
+
+/** @param {Session} popup @param {string} question */
+export async function ask (popup, question) {
+  const before = (await turns(popup)).length
+  await clickAt(popup, await middleOf(popup, '#question'))
+  await type(popup, question)
+  await press(popup, 'Enter')
+  await expect('the question becomes a turn', async () => (await turns(popup)).length === before + 1)
+}
+
+/** Clicks "Summarize this page". @param {Session} popup */
+export async function summarize (popup) {
+  await ready(popup)
+  await clickAt(popup, await middleOf(popup, '#summarize'))
+}
+
+/** Waits until the model writes. @param {Session} popup */
+const writing = (popup) => expect('the model writes', async () => {
+  const now = await lastTurn(popup)
+  return now?.running && now.text.length > 10 && now
+}, 120_000, 10)
+
+scenario('popup: summary, question, follow-up', async ({ browser, openPage, note }) => {
+  const tab = await openPage(FERRY)
+  const popup = await openPopup(browser, tab)
+  const source = flat(await tab.eval('document.body.innerText'))
+  await summarize(popup)
+  const first = await finished(() => lastTurn(popup))
+  check(!first.failure && first.passages.length && first.text, `summary: ${JSON.stringify(first)}`)
+
+  await ask(popup, 'How much did the new landing stage cost?')
+  const second = await finished(() => lastTurn(popup))
+  check(second.heading.includes('How much'), `heading of the question: "${second.heading}"`)
+  check(second.passages.some((passage) => passage.includes('2.4 million')), `the answer is not among the closest passages: ${second.passages.join(' | ')}`)
+  for (const passage of second.passages) check(source.includes(flat(passage)), `not word for word: "${passage}"`)
+
+  await ask(popup, 'Which firm built it, and when was it finished?')
+  const third = await finished(() => lastTurn(popup))
+  check(third.passages.some((passage) => passage.includes('firm from the mainland')), `closest passages of the follow-up: ${third.passages.join(' | ')}`)
+  check((await turns(popup)).length === 3, 'the conversation does not show its three turns')
+  note(`context ${third.details['Context used'] ?? 'unknown'}`)
+})
+
+scenario('popup: a question about what the page does not say', async ({ browser, openPage }) => {
+  const tab = await openPage(FERRY)
+  const popup = await openPopup(browser, tab)
+  await ready(popup)
+  await ask(popup, 'Which xylophones do astronauts recommend?')
+  const answer = await finished(() => lastTurn(popup))
+  check(!answer.failure, answer.failure)
+  check(answer.passages.length === 0 && (answer.passagesNote + answer.notices.join(' ')).length > 20, `no word that the page does not say it: ${JSON.stringify(answer)}`)
+})
+
+scenario('popup: loading says so, then which model runs where', async ({ browser, openPage }) => {
+  const tab = await openPage(FERRY)
+  const popup = await openPopup(browser, tab)
+  await popup.send('Runtime.enable')
+  const seen = await expect('the model is loaded', () => popup.eval(() => {
+    const text = document.querySelector('#loading')?.hasAttribute('hidden') ? '' : document.querySelector('#loading-text')?.textContent
+    if (text) window.name = text
+    return !document.querySelector('#device')?.hasAttribute('hidden') && (window.name || 'too quick to see')
+  }), 60_000, 5)
+  check(/loading/i.test(seen) || seen === 'too quick to see', `while loading: "${seen}"`)
+  const device = await popup.eval('document.querySelector("#device").textContent')
+  check(/starter/i.test(device) && /CPU|GPU|WebGPU|SIMD/i.test(device), `which model and where: "${device}"`)
+  const reason = await popup.eval('document.querySelector("#device-reason").textContent')
+  check(reason.length > 15, `why this device: "${reason}"`)
+})
+
+scenario('popup: Stop within 300 ms keeps the text', async ({ browser, openPage, note }) => {
+  const tab = await openPage(LONG)
+  const popup = await openPopup(browser, tab)
+  await summarize(popup)
+  const before = await writing(popup)
+  const start = performance.now()
+  await clickAt(popup, await button(popup, 'stop'))
+  const stopped = await expect('it stops', async () => {
+    const now = await lastTurn(popup)
+    return now && !now.running && now
+  }, 5000, 5)
+  const time = performance.now() - start
+  check(stopped.text.startsWith(before.text.slice(0, 10)) && stopped.text.length >= before.text.length, `text lost: "${before.text}" → "${stopped.text}"`)
+  await sleep(500)
+  check((await lastTurn(popup))?.text === stopped.text, 'it wrote on after Stop')
+  check(stopped.notices.some((text) => /stopped/i.test(text)), 'it does not say that it was stopped')
+  check(time <= 300, `stopped after ${Math.round(time)} ms`)
+  note(`stopped after ${Math.round(time)} ms`)
+  // What was read stays usable: the next question goes on from it.
+  await ask(popup, 'What did the station at Harrow Fell measure?')
+  check(!(await finished(() => lastTurn(popup))).failure, 'the next question failed')
+})
+
+scenario('popup: Stop while it reads', async ({ browser, openPage, note }) => {
+  const tab = await openPage(LONG)
+  const popup = await openPopup(browser, tab)
+  await summarize(popup)
+  await expect('the model reads', async () => {
+    const now = await lastTurn(popup)
+    return now && (/reading/i.test(now.progress) || now.text || !now.running)
+  }, 60_000, 10)
+  const start = performance.now()
+  await clickAt(popup, await button(popup, 'stop'))
+  await expect('it stops', async () => !(await lastTurn(popup))?.running, 5000, 5)
+  const time = performance.now() - start
+  check(time <= 300, `stopped after ${Math.round(time)} ms`)
+  note(`stopped after ${Math.round(time)} ms`)
+})
+
+scenario('popup: closed and opened again while it writes', async ({ browser, openPage, note }) => {
+  const tab = await openPage(LONG)
+  let popup = await openPopup(browser, tab)
+  await summarize(popup)
+  const before = await writing(popup)
+  await closePopup(browser, popup)
+  popup = await openPopup(browser, tab)
+  const back = await expect('the answer is there again', () => lastTurn(popup), 10_000, 10)
+  check(back.passages.length > 0, 'the key sentences are gone')
+  await expect('the text is there again', async () => {
+    const now = await lastTurn(popup)
+    return now && now.text.length >= before.text.length && (!now.running || now.text.startsWith(before.text.slice(0, 20)))
+  }, 10_000, 10)
+  note(back.running ? 'still writing when opened again' : 'finished meanwhile')
+  const end = await finished(() => lastTurn(popup))
+  check(!end.failure && end.text.length > before.text.length, `it did not go on: "${before.text}" → "${end.text}"`)
+  check((await turns(popup)).length === 1, 'the answer is there twice')
+})
+
+scenario('popup: Retry asks again', async ({ browser, openPage }) => {
+  const tab = await openPage(FERRY)
+  const popup = await openPopup(browser, tab)
+  await summarize(popup)
+  const first = await finished(() => lastTurn(popup))
+  await clickAt(popup, await button(popup, 'retry'))
+  await expect('a new answer begins', async () => (await turns(popup)).length === 2)
+  const second = await finished(() => lastTurn(popup))
+  check(second.passages.join() === first.passages.join(), 'other key sentences the second time')
+  check(second.text.length > 0, 'nothing was written the second time')
+})
