@@ -100,6 +100,8 @@ pub struct GpuExecutor {
     capacity: usize,
     /// Where ids come back.
     staging: Vec<wgpu::Buffer>,
+    /// Readback buffer of [`Self::run_for_logits`].
+    logits_staging: Option<wgpu::Buffer>,
 }
 
 impl GpuExecutor {
@@ -172,6 +174,7 @@ impl GpuExecutor {
             argmax: None,
             capacity,
             staging: Vec::new(),
+            logits_staging: None,
         };
         gpu.guarded("a shader was refused", || {
             let mut slot = 0;
@@ -242,6 +245,25 @@ impl GpuExecutor {
     /// The logits of the last step: `[V]`.
     pub async fn logits(&self) -> Result<Vec<f32>> {
         self.read(self.recording.logits.ok_or_else(no_logits)?, 1).await
+    }
+
+    /// Runs one step and waits for its logits, `[V]`: one submit, and one round trip.
+    pub async fn run_for_logits(&mut self, step: Step, tokens: &[u32]) -> Result<Vec<f32>> {
+        let id = self.recording.logits.ok_or_else(no_logits)?;
+        self.begin(step, Some(tokens))?;
+        let mut encoder = self.encoder();
+        self.encode(&mut encoder, step, 0..self.recording.ops.len(), None)?;
+        let place = self.activation(id)?;
+        let bytes = self.recording.info(id).cols as u64 * 4;
+        let staging = match self.logits_staging.take() {
+            Some(staging) => staging,
+            None => self.staging_buffer(bytes),
+        };
+        encoder.copy_buffer_to_buffer(&self.buffers.shared[place.buffer], place.offset, &staging, 0, bytes);
+        let submission = self.gpu.queue.submit([encoder.finish()]);
+        let values = self.gpu.map(&staging, bytes, Some(submission)).await?;
+        self.logits_staging = Some(staging);
+        Ok(bytemuck::pod_collect_to_vec(&values))
     }
 
     /// The first `tokens` rows of a buffer, or its one row.
@@ -316,6 +338,10 @@ impl GpuExecutor {
 
     /// Makes room for `positions` in the caches, and says so in words when there is none.
     pub async fn reserve(&mut self, positions: usize) -> Result<()> {
+        if positions <= self.capacity {
+            // An error scope is a round trip to the browser's graphics process: not once a token.
+            return Ok(());
+        }
         let gpu = self.gpu.clone();
         gpu.guarded("no room for a longer context", || self.grow(positions)).await
     }
