@@ -253,12 +253,12 @@ impl GpuExecutor {
         self.begin(step, Some(tokens))?;
         let mut encoder = self.encoder();
         self.encode(&mut encoder, step, 0..self.recording.ops.len(), None)?;
-        let place = self.activation(id)?;
         let bytes = self.recording.info(id).cols as u64 * 4;
         let staging = match self.logits_staging.take() {
             Some(staging) => staging,
             None => self.staging_buffer(bytes),
         };
+        let place = self.activation(id)?;
         encoder.copy_buffer_to_buffer(&self.buffers.shared[place.buffer], place.offset, &staging, 0, bytes);
         let submission = self.gpu.queue.submit([encoder.finish()]);
         let values = self.gpu.map(&staging, bytes, Some(submission)).await?;
