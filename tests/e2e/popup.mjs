@@ -82,8 +82,9 @@ scenario('popup: Stop within 300 ms keeps the text', async ({ browser, openPage,
   const popup = await openPopup(browser, tab)
   await summarize(popup)
   const before = await writing(popup)
+  const stop = await button(popup, 'stop')
   const start = performance.now()
-  await clickAt(popup, await button(popup, 'stop'))
+  await clickAt(popup, stop)
   const stopped = await expect('it stops', async () => {
     const now = await lastTurn(popup)
     return now && !now.running && now
@@ -108,8 +109,9 @@ scenario('popup: Stop while it reads', async ({ browser, openPage, note }) => {
     const now = await lastTurn(popup)
     return now && (/reading/i.test(now.progress) || now.text || !now.running)
   }, 60_000, 10)
+  const stop = await button(popup, 'stop')
   const start = performance.now()
-  await clickAt(popup, await button(popup, 'stop'))
+  await clickAt(popup, stop)
   await expect('it stops', async () => !(await lastTurn(popup))?.running, 5000, 5)
   const time = performance.now() - start
   check(time <= 300, `stopped after ${Math.round(time)} ms`)
