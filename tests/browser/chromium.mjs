@@ -181,7 +181,7 @@ export class Browser {
   /** Ends the browser; answers the net log's requests, for whoever wants to see them. */
   async stop () {
     await this.cdp.send('Browser.close').catch(() => {})
-    const ended = await Promise.race([this.gone.then(() => true), sleep(8000)])
+    const ended = await Promise.race([this.gone.then(() => true), sleep(20_000)])
     const log = ended ? readNetLog(this.netLog) : null
     this.discard()
     return log
@@ -226,15 +226,26 @@ export async function screenshot (session, file) {
  * @returns {{ requests: LoggedRequest[], lookups: string[] }}
  */
 function readNetLog (path) {
-  const { constants, events } = JSON.parse(readFileSync(path, 'utf8'))
-  const { URL_REQUEST_START_JOB, HOST_RESOLVER_MANAGER_REQUEST, HOST_RESOLVER_MANAGER_JOB } = constants.logEventTypes
+  // One event a line; a browser in a hurry may leave the last one unfinished.
+  const [head, ...rest] = readFileSync(path, 'utf8').split(/\n"events": \[\n/)
+  const { URL_REQUEST_START_JOB, HOST_RESOLVER_MANAGER_REQUEST, HOST_RESOLVER_MANAGER_JOB } = JSON.parse(`${head.replace(/,\s*$/, '')}}`).constants.logEventTypes
   /** @type {LoggedRequest[]} */
   const requests = []
   /** @type {Set<string>} */
   const lookups = new Set()
-  for (const { type, params } of events) {
+  for (const line of rest.join('').split('\n')) {
+    const { type, params } = parse(line.replace(/\]?,?\s*$/, ''))
     if (type === URL_REQUEST_START_JOB && params?.url) requests.push({ url: params.url, method: params.method, initiator: params.initiator ?? '' })
     if ((type === HOST_RESOLVER_MANAGER_REQUEST || type === HOST_RESOLVER_MANAGER_JOB) && params?.host) lookups.add(params.host)
   }
   return { requests, lookups: [...lookups] }
+}
+
+/** @param {string} line @returns {any} */
+function parse (line) {
+  try {
+    return JSON.parse(line)
+  } catch {
+    return {}
+  }
 }

@@ -84,7 +84,7 @@ scenario('a key sentence shows its place in the page', async ({ display, openPag
       return box.bottom > 0 && box.top < innerHeight
     }
     return false
-  }, answer.passages[0].split(' ').slice(0, 4).join(' '))
+  }, answer.passages[answer.passages.length - 1].split(' ').slice(0, 4).join(' '))
   check(visible, 'the sentence is not in sight')
 })
 

@@ -4,6 +4,12 @@
 //! runs it shows the passages, gives each [`Attempt`]'s messages to the model, and asks [`DraftStep::judge`] what to do with the
 //! output. Whether the model's writing leads or follows the page's own words is the entry's `leads`.
 //!
+//! The starter's recipes are those measured on the evaluation set (`tests/golden/starter/eval.json`), word for word, with three
+//! exceptions. Summarize has it write one sentence about the three key sentences: of the drafts measured it was wrong least often
+//! (6 of 12) and has the shortest prompt; the wording of its task was not recorded, and this one gives the same mistakes. Clearer
+//! is asked as shorter, the closest style; asking for "clearer" or "easier to understand" was tried and lost more facts. Longer
+//! texts than measured go piece by piece, or are refused with the limit.
+//!
 //! Layouts: a model that follows is given exactly what its recipe measured. A model that leads reads the document first and the
 //! task last (`recipes.document`), so that every action and every turn on one page begins with the same tokens.
 
@@ -23,6 +29,7 @@ use crate::{
         summary::key_sentences,
         words::{Terms, count_words, each_word},
     },
+    tokenizer::{Message, Role},
 };
 
 /// The starter model's entry.
@@ -378,27 +385,6 @@ pub struct Subject<'a> {
     pub is_page: bool,
 }
 
-/// Who says something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Role {
-    /// The system prompt.
-    System,
-    /// The user.
-    User,
-    /// The model.
-    Assistant,
-}
-
-/// One turn of a prompt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Who.
-    pub role: Role,
-    /// What.
-    pub content: String,
-}
-
 /// What will be done for a user.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -450,8 +436,10 @@ pub struct Attempt {
 /// What to do with an output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Show this.
+    /// Show this. It replaces what was streamed: a last sentence that broke off is gone.
     Show(String),
+    /// The correction or rewrite is the text as it was; say [`ModelEntry::unchanged`] if no other piece changed.
+    Unchanged,
     /// Run the next attempt.
     TryNext,
     /// Show nothing; say [`ModelEntry::refusal`].
@@ -468,7 +456,14 @@ impl DraftStep {
     pub fn judge(&self, number: usize, text: &str, ended: bool) -> Verdict {
         let Some(attempt) = self.attempts.get(number) else { return Verdict::Refuse };
         let options = &attempt.options;
-        let shown = tidy(text, options.stop, ended);
+        let mut shown = tidy(text, options.stop, ended);
+        if shown.is_empty() && options.gate.is_none() && text.trim() != attempt.seed.trim() {
+            // Streamed already, and less than a sentence: better seen to be broken off than gone.
+            shown = format!("{} …", text.trim());
+        }
+        if options.gate.is_some() && shown.split_whitespace().eq(self.input.split_whitespace()) {
+            return Verdict::Unchanged;
+        }
         let passes = !shown.is_empty()
             && shown != attempt.seed.trim()
             && options.gate.as_ref().is_none_or(|gate| gate.check(&self.input, &shown).is_ok());
@@ -568,6 +563,11 @@ impl ModelEntry {
             "{} could not do this reliably. Nothing was changed: try a shorter piece, or choose a larger model.",
             self.subject()
         )
+    }
+
+    /// What is said when a correction or rewrite changed nothing.
+    pub fn unchanged(&self) -> String {
+        format!("{} found nothing to change.", self.subject())
     }
 
     /// What is said when some pieces of a text passed and others did not.
@@ -1112,6 +1112,8 @@ mod tests {
         assert_eq!(step.judge(1, "I'm sorry for your loss.", true), Verdict::Refuse);
         assert_eq!(step.judge(0, "\nShe doesn't like it.", true), Verdict::TryNext);
         assert_eq!(step.judge(7, "x", true), Verdict::Refuse);
+        assert_eq!(step.judge(0, " She dont like it.\n", true), Verdict::Unchanged);
+        assert_eq!(step.judge(0, "", true), Verdict::TryNext);
         let result = replace_all(text, &[(step.replaces.clone().unwrap(), "She doesn't like it.".into())]);
         assert_eq!(result, text.replace("dont", "doesn't"));
     }
@@ -1157,7 +1159,11 @@ mod tests {
             format!("{short}\n\nExplain the text above in simple words, in two or three sentences.")
         );
         assert!(plan.passages.is_none());
-        // Nothing but the seed is not an explanation.
+        // Nothing but the seed is not an explanation; less than a sentence is seen to have broken off.
+        assert_eq!(
+            plan.drafts[0].judge(0, "In simple words, prices that", false),
+            Verdict::Show("In simple words, prices that …".into())
+        );
         assert_eq!(plan.drafts[0].judge(0, "In simple words,", true), Verdict::Refuse);
 
         let plan = starter().plan(&Action::Explain, page(&BRIDGE.repeat(3)), &[]);

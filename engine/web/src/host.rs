@@ -142,9 +142,9 @@ async fn executor(model: &Model, context: usize, preference: Preference) -> Resu
 }
 
 async fn graphics(model: &Model, context: usize, preference: Preference) -> Result<(GpuExecutor, String)> {
-    let software = if preference == Preference::AnyGpu { gpu::Software::Accept } else { gpu::Software::Refuse };
-    let gpu = gpu::open_web(software).await?;
+    let accept_software = preference == Preference::AnyGpu;
+    let gpu = gpu::open_web(accept_software).await?;
     let options = Options { max_positions: context, ..Options::default() };
     let executor = GpuExecutor::new(&gpu, &model.recording, &model.weights, options).await?;
-    Ok((executor, gpu.name().to_owned()))
+    Ok((executor, gpu.name))
 }

@@ -12,6 +12,41 @@ use super::{guard::numbers, words::Terms};
 /// Longer texts are compared by their first words; the comparison is quadratic.
 const MOST_WORDS: usize = 400;
 
+/// Figures written out; "one" is a pronoun as often.
+const NUMBER_WORDS: [&str; 31] = [
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+    "thirty",
+    "forty",
+    "fifty",
+    "sixty",
+    "seventy",
+    "eighty",
+    "ninety",
+    "hundred",
+    "thousand",
+    "million",
+    "billion",
+    "dozen",
+];
+
 /// The limits of one action. Lengths and shares are relative to the input, in words.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -40,7 +75,7 @@ fn one() -> f64 {
 pub enum Refusal {
     /// There is no output.
     Empty,
-    /// Figures were lost, changed or invented.
+    /// Figures, written out or not, were lost, changed or invented.
     Numbers,
     /// "not", "no", "never" and their like were lost or invented.
     Negations,
@@ -61,12 +96,15 @@ impl Gate {
         if after.is_empty() {
             return Err(Refusal::Empty);
         }
-        let sorted = |text: &'_ str| {
+        let figures = |text: &str, words: &[String]| {
             let mut list: Vec<String> = numbers(text).map(str::to_owned).collect();
+            list.extend(
+                words.iter().flat_map(|w| w.split('-')).filter(|w| NUMBER_WORDS.contains(w)).map(str::to_owned),
+            );
             list.sort_unstable();
             list
         };
-        if sorted(input) != sorted(output) {
+        if figures(input, &before) != figures(output, &after) {
             return Err(Refusal::Numbers);
         }
         if negations(input) != negations(output) {
@@ -216,6 +254,11 @@ mod tests {
         assert_eq!(fix().check(input, "They don't know which terminal."), Err(Refusal::Length));
         assert_eq!(fix().check("He arrive at 8 oclock.", "He arrives at 9 o'clock."), Err(Refusal::Numbers));
         assert_eq!(fix().check("He arrive at 8 oclock.", " \n"), Err(Refusal::Empty));
+        assert_eq!(
+            fix().check("It store ten million of them.", "It stores eight million of them."),
+            Err(Refusal::Numbers)
+        );
+        assert_eq!(fix().check("It store twenty-one of them.", "It stores twenty-one of them."), Ok(()));
     }
 
     #[test]

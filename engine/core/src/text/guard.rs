@@ -9,8 +9,10 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc};
 use super::sentences::{ends_unfinished, is_finished, sentences};
 use serde::{Deserialize, Serialize};
 
-use crate::sampler::{BANNED, Generated, LogitsProcessor};
-use crate::tokenizer::{Specials, Tokenizer};
+use crate::{
+    sampler::{BANNED, Generated, LogitsProcessor},
+    tokenizer::{Specials, Tokenizer},
+};
 
 /// What guards need to know of a tokenizer.
 pub trait TokenText {
@@ -353,11 +355,12 @@ impl StopRule {
                 let n = n as usize;
                 let list = sentences(text);
                 let finished = list.iter().filter(|s| is_finished(&text[s.range.clone()])).count();
-                // The next token may go on with "3." or "Dr."; once a further sentence began, it did not.
-                let open = text.ends_with(|c: char| c.is_ascii_digit())
-                    || text
-                        .strip_suffix('.')
-                        .is_some_and(|t| t.ends_with(|c: char| c.is_ascii_digit()) || ends_unfinished(text));
+                // The next token may go on with "3.", "Dr." or "www."; once a further sentence began, it did not.
+                let word = text.rsplit(char::is_whitespace).next().unwrap_or("");
+                let digit = |t: &str| t.ends_with(|c: char| c.is_ascii_digit());
+                let open = word.strip_suffix('.').is_some_and(|w| {
+                    digit(w) || (w.ends_with(char::is_alphanumeric) && (w.starts_with("www") || w.contains(['/', '@'])))
+                }) || ends_unfinished(text);
                 list.len() > n || (finished >= n && !open)
             }
         }
@@ -593,6 +596,8 @@ mod tests {
         assert!(!third.ends("A dog ran. It is. It costs 3."));
         assert!(!third.ends("A dog ran. It is. It costs 3.5"));
         assert!(third.ends("A dog ran. It is. It costs 3. The"));
+        assert!(!StopRule::Sentences(1).ends("It began (see https://www."));
+        assert!(StopRule::Sentences(1).ends("It began (see https://www.cwi.nl)."));
         assert!(!third.ends(""));
     }
 

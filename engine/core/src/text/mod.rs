@@ -1,5 +1,6 @@
 //! What is done with text before and after the model: sentences, key sentences, passages, guards, gates, language.
 
+pub mod draft;
 #[cfg(test)]
 mod eval;
 pub mod gates;

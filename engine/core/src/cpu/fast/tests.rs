@@ -73,8 +73,8 @@ fn rounded(input: &Activations, x: &[f32], cols: usize) -> Vec<f32> {
         let (t, k) = (i / cols, i % cols);
         let (block, pair) = (k / 32, k % 32 / 2);
         let (q, byte, scale) = if input.tokens() == 1 {
-            let b = &input.single[block];
-            (b.pairs[pair][0][k % 2], b.bytes[k % 32 / 4][0][[0, 2, 1, 3][k % 4]], b.scale[0])
+            let b = &input.single;
+            (b.pairs[k / 8][k % 8 / 2][k % 2], b.bytes[k / 8][k % 8 / 4][[0, 2, 1, 3][k % 4]], b.scales[block][0])
         } else {
             let b = &input.tiles[t / 4 * cols.div_ceil(32) + block];
             (b.pairs[pair][t % 4][k % 2], b.bytes[k % 32 / 4][t % 4][[0, 2, 1, 3][k % 4]], b.scale[t % 4])
