@@ -280,7 +280,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
    * @property {boolean} head a table's head
    * @property {number} parent
    * @property {number} end of an element
-   * @property {number} aside 0 no; 1, 2: stands beside the text, leave it out unless it holds 40 % or 80 % of the page
+   * @property {number} aside 0 no; else it stands beside the text, and is left out: 1 unless it holds 40 % of the page, 2 unless 80 %, 3 as 1 unless it reads as text
    * @property {boolean} editing typed by the user: leave it out unless it holds half of the page
    * @property {string} hint 'main' or 'article'
    * @property {boolean} dropped
@@ -558,7 +558,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     if (tag === 'nav' || tag === 'aside' || ASIDE_ROLES.has(role)) return 1
     if (tag === 'footer') return outer.quoted ? 0 : 1
     if (tag === 'header') return outer.main ? 0 : 1
-    if (names.length > 1 && tag !== 'p' && tag !== 'article' && ASIDE_NAMES.test(names)) return 1
+    if (names.length > 1 && tag !== 'p' && tag !== 'article' && ASIDE_NAMES.test(names)) return 3
     return 0
   }
 
@@ -686,6 +686,8 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         else token.good += words / 2
       }
       if (token.aside === 1) token.dropped = token.any < total * 0.4 && !token.hasMain
+      // A name alone may mislead ("sharing-a-repository"): much text with few links is kept.
+      else if (token.aside === 3) token.dropped = token.any < total * 0.4 && !token.hasMain && !(token.good > 400 && token.links < token.chars * 0.25)
       else if (token.aside === 2) token.dropped = token.any < total * 0.8 && !token.hasMain
       if (token.editing && token.any < total * 0.5) token.dropped = true
       if (!parent) continue
@@ -727,7 +729,14 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     const all = tokens[0]
     /** @param {number} inside @param {number} share */
     const oneArticle = (inside, share) => articles.find((i) => i > inside && i < tokens[inside].end && tokens[i].good >= tokens[inside].good * share && tokens[i].good > 200)
-    if (main >= 0 && tokens[main].good >= all.good * 0.2) return oneArticle(main, 0.75) ?? main
+    /** Lists of other articles weigh much, but only the page's own stands under its title. @param {number} inside */
+    const titledArticle = (inside) => {
+      const titled = articles.filter((i) => i >= inside && i < tokens[inside].end && tokens[i].hasTitle && tokens[i].good >= tokens[inside].good * 0.2 && tokens[i].good > 400)
+      return titled.length === 1 ? titled[0] : undefined
+    }
+    if (main >= 0 && tokens[main].good >= all.good * 0.2) return oneArticle(main, 0.75) ?? titledArticle(main) ?? main
+    const titled = titledArticle(0)
+    if (titled !== undefined) return titled
     if (articles.length) {
       let best = articles[0]
       for (const i of articles) if (tokens[i].chars > tokens[best].chars) best = i

@@ -67,21 +67,23 @@ export const finished = (read, ms = 120_000) => expect('the answer ends', async 
 }, ms, 50)
 
 /** The middle of a button of the card or popup. @param {Session} page @param {string} action */
-export const button = (page, action) => page.eval((action) => {
-  const root = document.querySelector('sotto-card')?.shadowRoot ?? document
-  const found = [...root.querySelectorAll(`[data-action="${action}"]`)].at(-1)
-  if (!found) throw new Error(`no button "${action}"`)
-  found.scrollIntoView({ block: 'nearest', behavior: 'instant' })
-  const box = found.getBoundingClientRect()
-  return { x: box.left + box.width / 2, y: box.top + box.height / 2 }
-}, action)
+export const button = (page, action) => middleOf(page, `[data-action="${action}"]`)
 
-/** The middle of an element of a page or of the card in it. @param {Session} page @param {string} selector */
-export const middleOf = (page, selector) => page.eval((selector) => {
-  const root = document.querySelector('sotto-card')?.shadowRoot
-  const found = document.querySelector(selector) ?? root?.querySelector(selector)
-  found?.scrollIntoView({ block: 'nearest', behavior: 'instant' })
-  const box = found?.getBoundingClientRect()
-  if (!box?.width) throw new Error(`${selector} is not drawn`)
-  return { x: box.left + box.width / 2, y: box.top + box.height / 2 }
-}, selector)
+/** The middle of an element of a page or of the card in it, the last one that matches, once it stands still.
+ *  @param {Session} page @param {string} selector */
+export async function middleOf (page, selector) {
+  let last = ''
+  return expect(`${selector} stands still`, async () => {
+    const now = await page.eval((selector) => {
+      const root = document.querySelector('sotto-card')?.shadowRoot
+      const found = [...document.querySelectorAll(selector), ...root?.querySelectorAll(selector) ?? []].at(-1)
+      found?.scrollIntoView({ block: 'nearest', behavior: 'instant' })
+      const box = found?.getBoundingClientRect()
+      if (!box?.width) throw new Error(`${selector} is not drawn`)
+      return { x: box.left + box.width / 2, y: box.top + box.height / 2 }
+    }, selector)
+    const same = JSON.stringify(now) === last
+    last = JSON.stringify(now)
+    return same && now
+  }, 5000, 40)
+}

@@ -83,6 +83,11 @@ export class Browser {
       await browser.#logExtension()
       const { id } = await cdp.send('Extensions.loadUnpacked', { path: extension }, undefined, 60_000)
       browser.id = id
+      // Its shortcuts and menus are registered a moment later; no user is as quick as a test.
+      const worker = await browser.serviceWorker()
+      await expect('the shortcuts are registered', () => worker.eval('chrome.commands.getAll().then((all) => all.some((c) => c.shortcut))'))
+      await sleep(300)
+      await worker.detach()
     }
     return browser
   }

@@ -107,7 +107,7 @@ try {
     await popup.send('Emulation.setEmulatedMedia', { features: [{ name: 'prefers-color-scheme', value: scheme }] })
     await screenshot(popup, join(shots, `popup-${scheme}.png`))
   }
-  await closePopup(browser, popup)
+  await closePopup(browser, again)
 
   line(`\ngesture to key sentences  cold ${seconds(cold.keySentences)}, warm ${seconds(warm.keySentences)}`)
   line(`gesture to first word     cold ${seconds(cold.firstWord)}, warm ${seconds(warm.firstWord)}`)

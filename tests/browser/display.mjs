@@ -49,7 +49,8 @@ export class Display {
 
   /** @param {string[]} keys */
   key (...keys) {
-    return this.xdotool('key', ...keys)
+    // A menu on a busy machine drops keys that come faster than any hand.
+    return this.xdotool('key', '--delay', 60, ...keys)
   }
 
   /** @param {number} x @param {number} y @param {1 | 3} [button] */
@@ -74,7 +75,7 @@ export class Display {
   }
 
   /** Does something that opens a menu and answers the menu's window, or null. @param {() => Promise<unknown>} act @param {number} [ms] */
-  async menuAfter (act, ms = 2000) {
+  async menuAfter (act, ms = 6000) {
     const before = new Set((await this.#menus()).map((menu) => menu.id))
     await act()
     return until(async () => (await this.#menus()).find((menu) => !before.has(menu.id)), ms, 20)

@@ -1,10 +1,12 @@
-// One job of the lab: `{ module, model, bytes, device, bench: [promptTokens, newTokens] }` or `{ …, check: folder }`.
+// One job of the lab: `{ module, model, bytes, device, bench: [[promptTokens, newTokens], …] }` or `{ …, check: folder }`.
 addEventListener('message', async ({ data: { module, model, bytes, device, bench, check } }) => {
   try {
     const { default: init, Lab } = await import(`/offscreen/pkg/${module}.js`)
     await init()
     const lab = await Lab.load(model, bytes, device)
-    const result = bench ? JSON.parse(await lab.bench(...bench)) : await lab.check(model, bytes, check)
+    if (!bench) return postMessage({ result: await lab.check(model, bytes, check) })
+    const result = []
+    for (const [promptTokens, newTokens] of bench) result.push(JSON.parse(await lab.bench(promptTokens, newTokens)))
     postMessage({ result })
   } catch (error) {
     postMessage({ error: error instanceof Error ? error.stack ?? error.message : String(error) })

@@ -116,24 +116,30 @@ scenario('popup: Stop while it reads', async ({ browser, openPage, note }) => {
   note(`stopped after ${Math.round(time)} ms`)
 })
 
-scenario('popup: closed and opened again while it writes', async ({ browser, openPage, note }) => {
-  const tab = await openPage(LONG)
-  let popup = await openPopup(browser, tab)
-  await summarize(popup)
-  const before = await writing(popup)
-  await closePopup(browser, popup)
-  popup = await openPopup(browser, tab)
-  const back = await expect('the answer is there again', () => lastTurn(popup), 10_000, 10)
-  check(back.passages.length > 0, 'the key sentences are gone')
-  await expect('the text is there again', async () => {
-    const now = await lastTurn(popup)
-    return now && now.text.length >= before.text.length && (!now.running || now.text.startsWith(before.text.slice(0, 20)))
-  }, 10_000, 10)
-  note(back.running ? 'still writing when opened again' : 'finished meanwhile')
-  const end = await finished(() => lastTurn(popup))
-  check(!end.failure && end.text.length > before.text.length, `it did not go on: "${before.text}" → "${end.text}"`)
-  check((await turns(popup)).length === 1, 'the answer is there twice')
-})
+for (const phase of /** @type {const} */ (['reads', 'writes'])) {
+  scenario(`popup: closed and opened again while it ${phase}`, async ({ browser, openPage, note }) => {
+    const tab = await openPage(LONG)
+    let popup = await openPopup(browser, tab)
+    await summarize(popup)
+    const before = phase === 'writes'
+      ? await writing(popup)
+      : await expect('the model reads', async () => {
+        const now = await lastTurn(popup)
+        return now?.running && now.passages.length && now
+      }, 60_000, 10)
+    await closePopup(browser, tab)
+    popup = await openPopup(browser, tab)
+    const back = await expect('the answer is there again', async () => {
+      const now = await lastTurn(popup)
+      return now?.passages.length && now.text.length >= before.text.length && now
+    }, 10_000, 10)
+    note(`${back.running ? 'still running' : 'finished'} when opened again`)
+    check(back.text.startsWith(before.text.slice(0, 20)), `other text than before: "${before.text}" → "${back.text}"`)
+    const end = await finished(() => lastTurn(popup))
+    check(!end.failure && end.text.length > before.text.length, `it did not go on: "${before.text}" → "${end.text}"`)
+    check((await turns(popup)).length === 1, 'the answer is there twice')
+  })
+}
 
 scenario('popup: Retry asks again', async ({ browser, openPage }) => {
   const tab = await openPage(FERRY)

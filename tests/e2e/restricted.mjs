@@ -72,7 +72,7 @@ for (const [name, { open, says }] of Object.entries(PAGES)) {
     const text = await said(popup)
     check(says.test(text), `it says "${text}"`)
     check(text.split(/[.!]\s/).length >= 2, `no next step: "${text}"`)
-    await closePopup(stage.browser, popup)
+    await closePopup(stage.browser, tab)
   })
 }
 

@@ -35,7 +35,8 @@ scenario('rewrite in a text area, replace, undo', async ({ display, openPage, no
   for (const { letters, text } of TRIES) {
     await selectInArea(tab, text)
     const original = await value(tab)
-    await chooseMenu(display, tab, 'textarea', onField(...letters))
+    // On the selected words: a click beside them would end the selection.
+    await chooseMenu(display, tab, 'textarea', onField(...letters), { at: { x: 140, y: 12 } })
     const answer = await finished(() => card(tab))
     if (!answer.actions.includes('replace')) {
       check(answer.failure || answer.notices.length, 'no Replace, and no word why')

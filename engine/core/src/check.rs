@@ -7,6 +7,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::generate::{Generator, Progress};
 use crate::recording::Step;
+use crate::sampler::argmax;
 use crate::tokenizer::{Specials, Tokenizer};
 
 /// Largest error of a logit against the f32 reference.
@@ -227,17 +228,6 @@ async fn next_logits(generator: &mut Generator) -> Result<Vec<f32>> {
     }
 }
 
-/// The index of the largest value; the first of equals.
-pub fn argmax(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, v) in logits.iter().enumerate() {
-        if *v > logits[best] {
-            best = i;
-        }
-    }
-    best
-}
-
 /// Follows the reference's own continuation and checks our choice at every step, and the kept logits.
 async fn greedy(
     generator: &mut Generator,
@@ -252,7 +242,7 @@ async fn greedy(
     for (s, &want) in p.greedy.iter().enumerate() {
         let logits = next_logits(generator).await?;
         got_steps.extend_from_slice(logits.get(FIRST_STEP_ID..FIRST_STEP_ID + kept).unwrap_or(&[]));
-        if argmax(&logits) as u32 != want {
+        if argmax(&logits)? != want {
             match p.top5.get(s).map(Vec::as_slice) {
                 Some([first, second, ..]) if first.1 - second.1 < TIE => ties += 1,
                 _ => wrong.push(s),
@@ -297,7 +287,7 @@ pub async fn fast(
         for &id in &p.greedy {
             let (a, b) = (next_logits(exact).await?, next_logits(fast).await?);
             kl += kl_divergence(&a, &b);
-            agree += u32::from(argmax(&a) == argmax(&b));
+            agree += u32::from(argmax(&a)? == argmax(&b)?);
             steps += 1;
             if !exact.accept(id) || !fast.accept(id) {
                 break;

@@ -1,12 +1,17 @@
 //! From prompt ids to new ids: prefill in chunks, then one step per token, keeping the cache across turns.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::cpu::CpuExecutor;
 use crate::error::{Error, Result};
 use crate::gpu::GpuExecutor;
 use crate::recording::{BufferId, Recording, Step};
+use crate::sampler::argmax;
 use crate::weights::{WeightId, WeightSink, WeightSpec};
+
+/// Steps that a graphics device is given ahead of the ids read back.
+const STEPS_IN_FLIGHT: usize = 4;
 
 /// Where a recording runs.
 pub enum Executor {
@@ -30,6 +35,17 @@ impl Executor {
         match self {
             Self::Cpu(cpu) => cpu.run_stages(step, tokens),
             Self::Gpu(gpu) => gpu.run_stages(step, tokens).await,
+        }
+    }
+
+    /// Runs the recording for a step and returns the last token's logits, `[V]`.
+    pub async fn run_for_logits(&mut self, step: Step, tokens: &[u32], logits: BufferId) -> Result<Vec<f32>> {
+        match self {
+            Self::Cpu(cpu) => {
+                cpu.run(step, tokens)?;
+                Ok(cpu.read(logits).to_vec())
+            }
+            Self::Gpu(gpu) => gpu.run_for_logits(step, tokens).await,
         }
     }
 
@@ -142,13 +158,45 @@ impl Generator {
         let step = Step { position: self.cached.len(), tokens };
         let chunk: Vec<u32> = self.pending.drain(..tokens).collect();
         self.executor.reserve(step.position + tokens).await?;
-        self.executor.run(step, &chunk)?;
-        self.cached.extend_from_slice(&chunk);
         if !self.pending.is_empty() {
+            self.executor.run(step, &chunk)?;
+            self.cached.extend_from_slice(&chunk);
             return Ok(Progress::Read { left: self.pending.len() });
         }
         let logits = self.recording.logits.ok_or_else(|| Error::format("model", "its recording has no logits"))?;
-        Ok(Progress::Logits(self.executor.read(logits).await?))
+        let values = self.executor.run_for_logits(step, &chunk, logits).await?;
+        self.cached.extend_from_slice(&chunk);
+        Ok(Progress::Logits(values))
+    }
+
+    /// Writes `count` tokens greedily and returns them, without looking at the logits: on a graphics device the chosen id
+    /// stays there, and several steps are in flight.
+    pub async fn greedy(&mut self, first: u32, count: usize) -> Result<Vec<u32>> {
+        let count = count.min(self.context.saturating_sub(self.cached.len()));
+        let mut ids = Vec::with_capacity(count);
+        if let Executor::Gpu(gpu) = &mut self.executor {
+            gpu.reserve(self.cached.len() + count).await?;
+            let take = |id| {
+                ids.push(id);
+                ControlFlow::Continue(())
+            };
+            gpu.decode_greedy(first, self.cached.len(), count, STEPS_IN_FLIGHT, take).await?;
+            // Every id but the last was also read.
+            self.cached.push(first);
+            self.cached.extend_from_slice(&ids[..ids.len().saturating_sub(1)]);
+            return Ok(ids);
+        }
+        let mut next = first;
+        while ids.len() < count && self.accept(next) {
+            let logits = loop {
+                if let Progress::Logits(logits) = self.advance().await? {
+                    break logits;
+                }
+            };
+            next = argmax(&logits)?;
+            ids.push(next);
+        }
+        Ok(ids)
     }
 
     /// Forgets every cached token.

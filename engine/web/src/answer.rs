@@ -1,68 +1,342 @@
-//! Carries out a request: the page's own sentences at once, then what the model writes.
+//! Carries out a request: the page's own sentences at once, then what the model writes. What is asked of the model, and
+//! what its writing must pass, is the plan of its entry; nothing here decides it.
 
 use std::rc::Rc;
 
+use sotto_core::Error;
 use sotto_core::generate::Progress;
-use sotto_core::sampler::{Sampler, SamplerOptions};
-use sotto_core::text::{quotes, summary, utf16_ranges};
-use sotto_core::tokenizer::{Detokenizer, Message, Role};
+use sotto_core::recipes::{Action, Attempt, DraftStep, Plan, Style, Subject, Turn, Verdict, replace_all};
+use sotto_core::text::words::count_words;
+use sotto_core::text::{draft, utf16_ranges};
+use sotto_core::tokenizer::ChatFormat;
 
 use crate::browser::{Pause, now};
 use crate::host::Host;
 use crate::hub::Job;
-use crate::protocol::{Event, Failure, FailureCode, Passage, Stats, Task};
+use crate::protocol::{Event, Failure, FailureCode, Passage, RewriteStyle, SourceKind, Stats, Task};
 use crate::session::Shared;
 
-/// Answers a request up to its terminal event; an error becomes that event.
-pub(crate) async fn run(shared: &Rc<Shared>, job: Job) -> Result<(), Failure> {
-    let started = now();
-    let text = &job.source.text;
-    let (label, ranges) = match &job.task {
-        Task::Question { question } => match quotes::closest_passages(question, text, 2) {
-            quotes::Closest::Passages(p) => ("Closest passages", p),
-            _ => ("Closest passages", vec![]),
-        },
-        _ => ("Key sentences from this page", summary::key_sentences(text, 3)),
-    };
-    let units = utf16_ranges(text, &ranges);
-    let items = ranges.iter().zip(units).map(|(b, u)| Passage { text: text[b.clone()].to_owned(), start: u.start as u32, end: u.end as u32 }).collect();
-    shared.event(&job.request, Event::Passages { label: label.into(), items, note: String::new() });
-    let mut host = shared.take_host().await?;
-    let result = draft(shared, &job, &mut host, started).await;
-    shared.return_host(host);
-    let (stats, stopped) = result.map_err(|e| Failure { code: FailureCode::DeviceFailed, message: e.to_string(), next_step: "Try again.".into() })?;
-    shared.event(&job.request, if stopped { Event::Stopped { stats } } else { Event::Done { stats } });
-    Ok(())
+/// Text is sent at most this often: faster than an eye reads, slower than a page repaints.
+const TEXT_EVERY_MS: f64 = 25.0;
+/// Progress is sent at most this often.
+const PROGRESS_EVERY_MS: f64 = 100.0;
+
+fn action(task: &Task) -> Action {
+    match task {
+        Task::Summarize => Action::Summarize,
+        Task::Explain => Action::Explain,
+        Task::Question { question } => Action::Question(question.clone()),
+        Task::Rewrite { style } => Action::Rewrite(match style {
+            RewriteStyle::Clearer => Style::Clearer,
+            RewriteStyle::Shorter => Style::Shorter,
+            RewriteStyle::Formal => Style::Formal,
+            RewriteStyle::Friendly => Style::Friendly,
+            RewriteStyle::FixGrammar => Style::FixGrammar,
+        }),
+    }
 }
 
-async fn draft(shared: &Rc<Shared>, job: &Job, host: &mut Host, started: f64) -> sotto_core::Result<(Stats, bool)> {
-    let content = format!("Summarize the following text:\n\n{}", job.source.text.chars().take(2000).collect::<String>());
-    let ids = host.model.chat_format()?.render(&host.model.tokenizer, &[Message { role: Role::User, content }], true)?;
-    let g = &mut host.generator;
-    let total = g.start(&ids)?;
-    shared.event(&job.request, Event::Writing { label: "Draft by Starter: check it against the page".into() });
-    let pause = Pause::new();
-    let mut sampler = Sampler::new(SamplerOptions::default())?;
-    let mut detok = Detokenizer::new(&host.model.tokenizer, true);
-    let mut history = ids.clone();
-    let (mut written, mut first) = (0, None);
-    let mut stopped = false;
-    while written < 90 {
-        pause.wait().await;
-        if shared.should_stop(&job.request) { stopped = true; break; }
-        match g.advance().await? {
-            Progress::Read { left } => shared.event(&job.request, Event::Reading { done_words: (total - left) as u32, total_words: total as u32, seconds_left: None }),
-            Progress::Logits(mut logits) => {
-                let id = sampler.sample(&mut logits, &history)?;
-                if host.model.eos.contains(&id) || !g.accept(id) { break; }
-                first.get_or_insert_with(now);
-                written += 1;
-                history.push(id);
-                let text = detok.push(&host.model.tokenizer, id);
-                if !text.is_empty() { shared.event(&job.request, Event::Text { text }); }
+/// Answers a request up to its terminal event; an error is that event's content.
+pub(crate) async fn run(shared: &Rc<Shared>, job: Job) -> Result<(), Failure> {
+    let text = &job.source.text;
+    let subject = Subject {
+        text,
+        title: &job.source.title,
+        lang: &job.source.lang,
+        is_page: job.source.kind == SourceKind::Page,
+    };
+    let history: Vec<Turn> =
+        job.turns.iter().map(|t| Turn { action: action(&t.task), answer: t.answer.clone() }).collect();
+    let started = now();
+    let plan = shared.entry().plan(&action(&job.task), subject, &history);
+    if let Some(passages) = &plan.passages {
+        let units = utf16_ranges(text, &passages.ranges);
+        let items = passages.ranges.iter().zip(units).map(|(bytes, units)| Passage {
+            text: text.get(bytes.clone()).unwrap_or_default().to_owned(),
+            start: units.start as u32,
+            end: units.end as u32,
+        });
+        let event = Event::Passages { label: passages.label.to_owned(), items: items.collect(), note: String::new() };
+        shared.event(&job.request, event);
+    }
+    for notice in &plan.notices {
+        shared.event(&job.request, Event::Notice { text: notice.clone() });
+    }
+    if plan.drafts.is_empty() {
+        shared.event(&job.request, Event::Done { stats: Stats::default() });
+        return Ok(());
+    }
+    let mut host = shared.take_host().await?;
+    let mut writer = Writer::new(shared, &job, &mut host, started);
+    let result = writer.write(&plan).await;
+    let stats = writer.stats();
+    match result {
+        Ok(end) => {
+            shared.return_host(host);
+            end.map(|end| shared.event(&job.request, end(stats)))
+        }
+        Err(error @ Error::Gpu(_)) => {
+            // The device's memory is gone with it: the model is loaded anew, on the CPU.
+            drop(host);
+            shared.device_failed();
+            Err(Failure {
+                code: FailureCode::DeviceFailed,
+                message: format!("{error}."),
+                next_step: "Try again: the next answer is computed on the CPU.".to_owned(),
+            })
+        }
+        Err(error) => {
+            shared.return_host(host);
+            let code = if matches!(error, Error::ContextFull { .. }) {
+                FailureCode::TooLong
+            } else {
+                FailureCode::ModelFailed
+            };
+            let next_step = "Try again with a shorter text.".to_owned();
+            Err(Failure { code, message: format!("The model could not go on: {error}."), next_step })
+        }
+    }
+}
+
+/// A request's terminal event, given its numbers.
+type End = fn(Stats) -> Event;
+
+/// Lets a model write, and sends what it writes.
+struct Writer<'a> {
+    shared: &'a Rc<Shared>,
+    job: &'a Job,
+    host: &'a mut Host,
+    pause: Pause,
+    started: f64,
+    /// When the first text of the model's was there.
+    first_text: Option<f64>,
+    /// Milliseconds of decoding, and tokens decoded in them.
+    decode_ms: f64,
+    written: u32,
+    read: u32,
+    /// Text not sent yet, and when text was sent last.
+    unsent: String,
+    sent: f64,
+    told: f64,
+}
+
+/// An attempt's output.
+struct Output {
+    text: String,
+    /// False when it was cut off by the token limit.
+    ended: bool,
+}
+
+impl<'a> Writer<'a> {
+    fn new(shared: &'a Rc<Shared>, job: &'a Job, host: &'a mut Host, started: f64) -> Self {
+        Self {
+            shared,
+            job,
+            host,
+            pause: Pause::new(),
+            started,
+            first_text: None,
+            decode_ms: 0.0,
+            written: 0,
+            read: 0,
+            unsent: String::new(),
+            sent: 0.0,
+            told: 0.0,
+        }
+    }
+
+    fn event(&self, event: Event) {
+        self.shared.event(&self.job.request, event);
+    }
+
+    fn say(&mut self, text: &str) {
+        self.first_text.get_or_insert_with(now);
+        self.unsent.push_str(text);
+        if now() - self.sent >= TEXT_EVERY_MS {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        if !self.unsent.is_empty() {
+            self.sent = now();
+            let text = core::mem::take(&mut self.unsent);
+            self.event(Event::Text { text });
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        let rate = if self.decode_ms > 0.0 { f64::from(self.written) / self.decode_ms * 1000.0 } else { 0.0 };
+        Stats {
+            model: self.shared.entry().name.clone(),
+            device: self.host.device.name.clone(),
+            prompt_tokens: self.read,
+            written_tokens: self.written,
+            tokens_per_second: rate as f32,
+            first_text_seconds: self.first_text.map_or(0.0, |at| ((at - self.started) / 1000.0) as f32),
+            context_used: self.host.generator.used() as u32,
+            context_size: self.host.generator.context() as u32,
+        }
+    }
+
+    /// Carries out a plan's drafts, and answers how the request ends.
+    async fn write(&mut self, plan: &Plan) -> sotto_core::Result<Result<End, Failure>> {
+        self.event(Event::Writing { label: plan.label.clone() });
+        let mut results = Vec::new();
+        let (mut shown, mut refused, mut unchanged) = (0, 0, 0);
+        for step in &plan.drafts {
+            let Some(verdict) = self.step(step).await? else {
+                self.send();
+                return Ok(Ok(|stats| Event::Stopped { stats }));
+            };
+            match (verdict, &step.replaces) {
+                (Verdict::Show(text), Some(range)) => {
+                    results.push((range.clone(), text));
+                    shown = self.show_replaced(&results, range.end, shown);
+                }
+                (Verdict::Show(text), None) if step.waits() => self.say(&text),
+                (Verdict::Show(_), None) => {}
+                (verdict, range) => {
+                    if verdict == Verdict::Unchanged {
+                        unchanged += 1;
+                    } else {
+                        refused += 1;
+                    }
+                    if let Some(range) = range.as_ref().filter(|_| !results.is_empty()) {
+                        shown = self.show_replaced(&results, range.end, shown);
+                    }
+                }
+            }
+        }
+        if !results.is_empty() {
+            self.show_replaced(&results, self.job.source.text.len(), shown);
+        }
+        self.send();
+        if unchanged == plan.drafts.len() {
+            let text = self.shared.entry().unchanged();
+            self.event(Event::Notice { text });
+        }
+        if refused > 0 && refused + unchanged == plan.drafts.len() {
+            let message = self.shared.entry().refusal();
+            let (what, next) = message.split_once(". ").unwrap_or((&message, "Try a shorter piece."));
+            let next_step = next.to_owned();
+            return Ok(Err(Failure { code: FailureCode::Unreliable, message: format!("{what}."), next_step }));
+        }
+        if refused > 0 {
+            let text = self.shared.entry().partly(refused, plan.drafts.len());
+            self.event(Event::Notice { text });
+        }
+        Ok(Ok(|stats| Event::Done { stats }))
+    }
+
+    /// Sends the source's text up to byte `end` with the results in place, less the `shown` bytes that were sent before.
+    fn show_replaced(&mut self, results: &[(core::ops::Range<usize>, String)], end: usize, shown: usize) -> usize {
+        let head = self.job.source.text.get(..end).unwrap_or_default();
+        let whole = replace_all(head, results);
+        if let Some(more) = whole.get(shown..) {
+            self.say(more);
+        }
+        whole.len()
+    }
+
+    /// Tries a step's attempts in turn, and answers the last one's verdict; `None` when the user stopped it.
+    async fn step(&mut self, step: &DraftStep) -> sotto_core::Result<Option<Verdict>> {
+        for (number, attempt) in step.attempts.iter().enumerate() {
+            let streams = !step.waits();
+            let Some(output) = self.attempt(attempt, streams).await? else { return Ok(None) };
+            let verdict = step.judge(number, &output.text, output.ended);
+            if streams {
+                self.send();
+                match &verdict {
+                    Verdict::Show(text) if *text == output.text => {}
+                    Verdict::Show(text) => self.event(Event::Rewritten { text: text.clone() }),
+                    _ => self.event(Event::Rewritten { text: String::new() }),
+                }
+            }
+            if verdict != Verdict::TryNext {
+                return Ok(Some(verdict));
+            }
+        }
+        Ok(Some(Verdict::Refuse))
+    }
+
+    /// Generates one attempt's output, the seed in front; `None` when the user stopped it.
+    async fn attempt(&mut self, attempt: &Attempt, streams: bool) -> sotto_core::Result<Option<Output>> {
+        let prompt = draft::prompt(attempt, &self.chat()?, &self.host.model.tokenizer)?;
+        let (stop_ids, tables) = (self.stop_ids()?, self.host.guard_tables());
+        let mut writer = draft::Writer::new(attempt, &self.host.model.tokenizer, &stop_ids, &tables)?;
+        let words: usize = attempt.messages.iter().map(|m| count_words(&m.content)).sum();
+        let Some(mut logits) = self.read_prompt(&prompt, words).await? else { return Ok(None) };
+        let from = now();
+        loop {
+            let before = writer.ids().len();
+            let step = writer.step(&mut logits, &self.host.model.tokenizer)?;
+            self.written += (writer.ids().len() - before) as u32;
+            if streams {
+                self.say(&step.text);
+            }
+            let Some(id) = step.token else { break };
+            if !self.host.generator.accept(id) {
+                break;
+            }
+            self.pause.wait().await;
+            if self.shared.should_stop(&self.job.request) {
+                self.decode_ms += now() - from;
+                return Ok(None);
+            }
+            logits = loop {
+                if let Progress::Logits(logits) = self.host.generator.advance().await? {
+                    break logits;
+                }
+            };
+        }
+        self.decode_ms += now() - from;
+        Ok(Some(Output { text: writer.text().to_owned(), ended: writer.ended() }))
+    }
+
+    fn chat(&self) -> sotto_core::Result<ChatFormat> {
+        ChatFormat::named(&self.shared.entry().chat)
+    }
+
+    fn stop_ids(&self) -> sotto_core::Result<Vec<u32>> {
+        let mut ids = self.chat()?.stop_ids(&self.host.model.tokenizer);
+        ids.extend(&self.host.model.eos);
+        Ok(ids)
+    }
+
+    /// Reads the prompt and tells how far it is; `None` when the user stopped it.
+    async fn read_prompt(&mut self, prompt: &[u32], words: usize) -> sotto_core::Result<Option<Vec<f32>>> {
+        let total = self.host.generator.start(prompt)?;
+        let from = now();
+        self.reading(0, total, prompt.len(), words, from);
+        loop {
+            self.pause.wait().await;
+            if self.shared.should_stop(&self.job.request) {
+                return Ok(None);
+            }
+            match self.host.generator.advance().await? {
+                Progress::Read { left } => {
+                    if now() - self.told >= PROGRESS_EVERY_MS {
+                        self.reading(total - left, total, prompt.len(), words, from);
+                    }
+                }
+                Progress::Logits(logits) => {
+                    self.read += total as u32;
+                    return Ok(Some(logits));
+                }
             }
         }
     }
-    let first = first.unwrap_or_else(now);
-    Ok((Stats { model: shared.entry().name.clone(), device: host.device.name.clone(), prompt_tokens: total as u32, written_tokens: written, tokens_per_second: (f64::from(written) / (now() - first) * 1000.0) as f32, first_text_seconds: ((first - started) / 1000.0) as f32, context_used: g.used() as u32, context_size: g.context() as u32 }, stopped))
+
+    /// Says how many words are read: what was cached counts as read, and time left follows the rate so far.
+    fn reading(&mut self, done: usize, total: usize, prompt: usize, words: usize, from: f64) {
+        self.told = now();
+        let cached = prompt - total;
+        let seconds_left = (done > 0).then(|| ((now() - from) / done as f64 * (total - done) as f64 / 1000.0) as f32);
+        self.event(Event::Reading {
+            done_words: (words * (cached + done) / prompt.max(1)) as u32,
+            total_words: words as u32,
+            seconds_left,
+        });
+    }
 }

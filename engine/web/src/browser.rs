@@ -56,7 +56,9 @@ pub(crate) struct PackagedFile {
 impl PackagedFile {
     /// Opens `url`, which the page's security policy limits to the package itself.
     pub(crate) async fn open(url: &str) -> Result<Self> {
-        let missing = |e: String| Error::format(url, format!("this file of the extension cannot be read ({e}): install it again"));
+        let missing = |e: String| {
+            Error::format(url, format!("this file of the extension cannot be read ({e}): install it again"))
+        };
         let response = JsFuture::from(scope()?.fetch_with_str(url)).await.map_err(|e| missing(words(&e)))?;
         let response: Response = response.dyn_into().map_err(|e| missing(words(&e)))?;
         if !response.ok() {

@@ -1,5 +1,6 @@
 //! The loaded model in the browser: chooses a device, streams the packaged weights into it.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use sotto_core::cpu::CpuPath;
@@ -8,6 +9,7 @@ use sotto_core::formats::{ModelDescription, gguf_rope_divisors};
 use sotto_core::generate::{Executor, Generator};
 use sotto_core::gpu::{self, GpuExecutor, Options};
 use sotto_core::model::Model;
+use sotto_core::text::guard::GuardTables;
 use sotto_core::weights::WeightStream;
 use sotto_core::{Error, Result};
 
@@ -36,6 +38,7 @@ pub(crate) struct Host {
     pub(crate) model: Model,
     pub(crate) generator: Generator,
     pub(crate) device: DeviceWords,
+    guard_tables: OnceCell<Arc<GuardTables>>,
 }
 
 const CPU_NAME: &str = "CPU (WASM SIMD)";
@@ -108,7 +111,12 @@ impl Host {
         }
         stream.finish()?;
         let generator = Generator::new(executor, Arc::clone(&model.recording), context);
-        Ok(Self { model, generator, device })
+        Ok(Self { model, generator, device, guard_tables: OnceCell::new() })
+    }
+
+    /// What the guard knows of the vocabulary, computed once.
+    pub(crate) fn guard_tables(&self) -> Arc<GuardTables> {
+        Arc::clone(self.guard_tables.get_or_init(|| Arc::new(GuardTables::new(&self.model.tokenizer))))
     }
 }
 
@@ -121,7 +129,7 @@ async fn executor(model: &Model, context: usize, preference: Preference) -> Resu
     if let Preference::Cpu(path) = preference {
         return cpu(path, "The CPU was asked for.".to_owned());
     }
-    match graphics(model, context, preference == Preference::AnyGpu).await {
+    match graphics(model, context, preference).await {
         Ok((gpu, name)) => {
             let reason = "WebGPU found a graphics adapter.".to_owned();
             Ok((Executor::Gpu(Box::new(gpu)), DeviceWords { name, reason }))
@@ -133,7 +141,8 @@ async fn executor(model: &Model, context: usize, preference: Preference) -> Resu
     }
 }
 
-async fn graphics(model: &Model, context: usize, accept_software: bool) -> Result<(GpuExecutor, String)> {
+async fn graphics(model: &Model, context: usize, preference: Preference) -> Result<(GpuExecutor, String)> {
+    let accept_software = preference == Preference::AnyGpu;
     let gpu = gpu::open_web(accept_software).await?;
     let options = Options { max_positions: context, ..Options::default() };
     let executor = GpuExecutor::new(&gpu, &model.recording, &model.weights, options).await?;

@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::protocol::{
-    EngineState, Event, Failure, FailureCode, FromEngine, Source, SourceKind, Stats, Task, ToEngine,
-};
+use crate::protocol::{EngineState, Event, Failure, FailureCode, FromEngine, Source, Stats, Task, ToEngine};
 
 /// Conversations kept; the one unused longest goes first.
 const KEPT_CONVERSATIONS: usize = 24;
@@ -369,6 +367,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::SourceKind;
 
     fn source(text: &str) -> Source {
         Source {

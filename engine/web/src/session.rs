@@ -4,14 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use serde::Serialize;
-use crate::entry::Entry;
+use sotto_core::recipes::ModelEntry;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
 
 use crate::answer;
 use crate::host::{Host, Preference};
 use crate::hub::Hub;
-use crate::protocol::{EngineState, Event, Failure, FailureCode, FromEngine, ToEngine};
+use crate::protocol::{EngineState, Event, Failure, FailureCode, ToEngine};
 
 /// Where the build puts the starter's weights, seen from the worker.
 const STARTER_URL: &str = "../models/starter.gguf";
@@ -24,7 +24,7 @@ pub(crate) struct Shared {
     hub: RefCell<Hub>,
     /// Taken out while a request runs.
     host: RefCell<Option<Host>>,
-    entry: Entry,
+    entry: ModelEntry,
     busy: Cell<bool>,
     warm: Cell<bool>,
     /// Set after a graphics device failed: the CPU serves from then on.
@@ -32,7 +32,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn entry(&self) -> &Entry {
+    pub(crate) fn entry(&self) -> &ModelEntry {
         &self.entry
     }
 
@@ -155,12 +155,12 @@ pub struct Session {
 
 #[wasm_bindgen]
 impl Session {
-    /// `emit(client, message)` delivers a [`FromEngine`] to a client.
+    /// `emit(client, message)` delivers a `FromEngine` to a client.
     #[wasm_bindgen(constructor)]
     pub fn new(
         #[wasm_bindgen(unchecked_param_type = "(client: string, message: FromEngine) => void")] emit: js_sys::Function,
     ) -> Result<Session, JsError> {
-        let entry = Entry::starter().map_err(|e| JsError::new(&e.to_string()))?;
+        let entry = ModelEntry::starter().map_err(|e| JsError::new(&e.to_string()))?;
         let shared = Shared {
             emit,
             hub: RefCell::new(Hub::default()),
@@ -206,4 +206,3 @@ impl Session {
         self.shared.pump();
     }
 }
-

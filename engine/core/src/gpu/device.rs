@@ -13,8 +13,10 @@ pub struct Gpu {
     pub device: wgpu::Device,
     /// Its queue.
     pub queue: wgpu::Queue,
-    name: String,
-    software: bool,
+    /// Name and interface, for people: `NVIDIA H200 (Vulkan)`.
+    pub name: String,
+    /// True when the device computes on the CPU.
+    pub software: bool,
     /// True when shaders may use subgroup operations.
     pub subgroups: bool,
     failure: Arc<Mutex<Option<String>>>,
@@ -52,16 +54,6 @@ impl Gpu {
         });
         let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
         Ok(Self { device, queue, name: display_name(&info), software, subgroups, failure })
-    }
-
-    /// Name and interface, for people: `NVIDIA H200 (Vulkan)`.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// True when the device computes on the CPU.
-    pub fn is_software(&self) -> bool {
-        self.software
     }
 
     /// The first error that no call reported, if there was one.
@@ -175,18 +167,9 @@ pub async fn open_native() -> Result<Gpu> {
     Gpu::open(&adapter, is_software(&adapter.get_info())).await
 }
 
-/// What to do with an adapter that computes on the CPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Software {
-    /// Fail: Sotto's own CPU path is faster.
-    Refuse,
-    /// Take it: for tests.
-    Accept,
-}
-
-/// Opens the browser's device.
+/// Opens the browser's device. A software one fails unless `accept_software`: Sotto's own CPU path is faster.
 #[cfg(target_arch = "wasm32")]
-pub async fn open_web(software: Software) -> Result<Gpu> {
+pub async fn open_web(accept_software: bool) -> Result<Gpu> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends: wgpu::Backends::BROWSER_WEBGPU,
         ..wgpu::InstanceDescriptor::new_without_display_handle()
@@ -198,12 +181,12 @@ pub async fn open_web(software: Software) -> Result<Gpu> {
         .await
         .map_err(|_| Error::Gpu("this browser offers no WebGPU adapter on this machine".into()))?;
     let info = adapter.get_info();
-    let is_software = is_software(&info);
-    if is_software && software == Software::Refuse {
+    let software = is_software(&info);
+    if software && !accept_software {
         return Err(Error::Gpu(format!(
             "{} computes on the CPU, slower than Sotto's own CPU path",
             display_name(&info)
         )));
     }
-    Gpu::open(&adapter, is_software).await
+    Gpu::open(&adapter, software).await
 }

@@ -4,8 +4,6 @@ use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::{Error, Result};
 use crate::kernels::Op;
 use crate::kernels::rope::angles;
@@ -15,7 +13,7 @@ use crate::weights::{WeightId, WeightSink, WeightSpec, WeightTable};
 use super::device::Gpu;
 use super::pipelines::Pipelines;
 use super::plan::{Plan, Planned};
-use super::shader::{Dispatch, Mode, Planner, Resource};
+use super::shader::{Dispatch, Mode, Planner, Resource, params};
 use super::weights::GpuWeights;
 
 /// How an executor divides its work.
@@ -37,12 +35,12 @@ impl Default for Options {
     }
 }
 
-/// The uniform that `shaders/lib/step.wgsl` declares.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub struct StepParams {
-    position: u32,
-    tokens: u32,
+params! {
+    /// The uniform that `shaders/lib/step.wgsl` declares.
+    pub struct StepParams {
+        position: u32,
+        tokens: u32,
+    }
 }
 
 /// Uniform slots and activations in a shared buffer begin at multiples of this: WebGPU's alignment of offsets.
@@ -102,6 +100,8 @@ pub struct GpuExecutor {
     capacity: usize,
     /// Where ids come back.
     staging: Vec<wgpu::Buffer>,
+    /// Readback buffer of [`Self::run_for_logits`].
+    logits_staging: Option<wgpu::Buffer>,
 }
 
 impl GpuExecutor {
@@ -174,6 +174,7 @@ impl GpuExecutor {
             argmax: None,
             capacity,
             staging: Vec::new(),
+            logits_staging: None,
         };
         gpu.guarded("a shader was refused", || {
             let mut slot = 0;
@@ -244,6 +245,25 @@ impl GpuExecutor {
     /// The logits of the last step: `[V]`.
     pub async fn logits(&self) -> Result<Vec<f32>> {
         self.read(self.recording.logits.ok_or_else(no_logits)?, 1).await
+    }
+
+    /// Runs one step and waits for its logits, `[V]`: one submit, and one round trip.
+    pub async fn run_for_logits(&mut self, step: Step, tokens: &[u32]) -> Result<Vec<f32>> {
+        let id = self.recording.logits.ok_or_else(no_logits)?;
+        self.begin(step, Some(tokens))?;
+        let mut encoder = self.encoder();
+        self.encode(&mut encoder, step, 0..self.recording.ops.len(), None)?;
+        let bytes = self.recording.info(id).cols as u64 * 4;
+        let staging = match self.logits_staging.take() {
+            Some(staging) => staging,
+            None => self.staging_buffer(bytes),
+        };
+        let place = self.activation(id)?;
+        encoder.copy_buffer_to_buffer(&self.buffers.shared[place.buffer], place.offset, &staging, 0, bytes);
+        let submission = self.gpu.queue.submit([encoder.finish()]);
+        let values = self.gpu.map(&staging, bytes, Some(submission)).await?;
+        self.logits_staging = Some(staging);
+        Ok(bytemuck::pod_collect_to_vec(&values))
     }
 
     /// The first `tokens` rows of a buffer, or its one row.
@@ -318,6 +338,10 @@ impl GpuExecutor {
 
     /// Makes room for `positions` in the caches, and says so in words when there is none.
     pub async fn reserve(&mut self, positions: usize) -> Result<()> {
+        if positions <= self.capacity {
+            // An error scope is a round trip to the browser's graphics process: not once a token.
+            return Ok(());
+        }
         let gpu = self.gpu.clone();
         gpu.guarded("no room for a longer context", || self.grow(positions)).await
     }
@@ -485,7 +509,7 @@ impl Buffers {
         let part = |buffer, offset, bytes: u64| {
             wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
         };
-        let params = part(&self.params, slot, (dispatch.shader.params as u64).next_multiple_of(16));
+        let params = part(&self.params, slot, (dispatch.shader.params.size as u64).next_multiple_of(16));
         let mut entries = vec![
             wgpu::BindGroupEntry { binding: 0, resource: params },
             wgpu::BindGroupEntry { binding: 1, resource: self.step.as_entire_binding() },

@@ -54,6 +54,19 @@ impl Packing {
         Self { element, group: quant.group_len(), half_scales: quant.block_len() == 32 }
     }
 
+    /// Every packing there is.
+    #[cfg(test)]
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for quant in QuantType::ALL {
+            let packing = Self::of(quant, MAX_BLOCK);
+            if !all.contains(&packing) {
+                all.push(packing);
+            }
+        }
+        all
+    }
+
     /// Bits of a stored number.
     pub const fn bits(self) -> usize {
         match self.element {

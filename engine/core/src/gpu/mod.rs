@@ -6,6 +6,8 @@ mod layout;
 mod pipelines;
 mod plan;
 pub mod shader;
+#[cfg(test)]
+mod shader_tests;
 mod signal;
 #[cfg(test)]
 mod testing;
@@ -13,10 +15,10 @@ mod testing;
 mod tests;
 mod weights;
 
+pub use device::Gpu;
 #[cfg(not(target_arch = "wasm32"))]
 pub use device::open_native;
 #[cfg(target_arch = "wasm32")]
 pub use device::open_web;
-pub use device::{Gpu, Software};
 pub use executor::{GpuExecutor, Options, StepParams};
 pub use layout::{Element, Packing};

@@ -30,6 +30,8 @@ impl Pipelines {
 
     /// The number of the pipeline of `shader` with `constants`, compiled if it is new.
     pub(super) fn compile(&mut self, gpu: &Gpu, shader: &'static Shader, constants: &Constants) -> usize {
+        #[cfg(test)]
+        super::shader_tests::assert_listed(shader, constants);
         let key = (shader, constants.iter().map(|(name, v)| (*name, v.to_bits())).collect());
         if let Some(&number) = self.index.get(&key) {
             return number;

@@ -24,6 +24,36 @@ pub const FILES: [(&str, &str); 12] = [
     ("rope.wgsl", include_str!("../../../../shaders/rope.wgsl")),
 ];
 
+/// Where the fields of uniform parameters lie.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Layout {
+    /// Bytes of them all.
+    pub size: usize,
+    /// Name and first byte of each.
+    pub fields: &'static [(&'static str, usize)],
+}
+
+/// Declares uniform parameters and their [`Layout`], which a test compares with the shader's.
+macro_rules! params {
+    ($(#[$meta:meta])* pub struct $name:ident { $($field:ident: $type:ty),* $(,)? }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+        pub struct $name {
+            $($field: $type),*
+        }
+
+        impl $name {
+            /// Where its fields lie.
+            pub const LAYOUT: $crate::gpu::shader::Layout = $crate::gpu::shader::Layout {
+                size: size_of::<$name>(),
+                fields: &[$((stringify!($field), core::mem::offset_of!($name, $field))),*],
+            };
+        }
+    };
+}
+pub(crate) use params;
+
 /// How an entry point uses a storage buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Access {
@@ -40,8 +70,8 @@ pub struct Shader {
     pub files: &'static [&'static str],
     /// The entry point.
     pub entry: &'static str,
-    /// Bytes of the uniform parameters.
-    pub params: usize,
+    /// Its uniform parameters.
+    pub params: Layout,
     /// Storage buffers: binding number and access.
     pub bindings: &'static [(u32, Access)],
 }
@@ -213,6 +243,30 @@ impl Tokens {
 
 /// Values of a shader's `override` constants, by name.
 pub type Constants = Vec<(&'static str, f64)>;
+
+/// An entry point with constants.
+#[cfg(test)]
+pub(crate) type Variant = (&'static Shader, Constants);
+
+/// Every entry point with every combination of constants that a recording can ask for (of head widths, the usual).
+#[cfg(test)]
+pub(crate) fn variants() -> Vec<Variant> {
+    use crate::kernels::{argmax, attention, embed, gated_activation, kv_append, last_row, matmul, rms_norm, rope};
+    let plain = [
+        &argmax::SHADER,
+        &gated_activation::SHADER,
+        &kv_append::SHADER,
+        &kv_append::ROTATE_AND_APPEND,
+        &last_row::SHADER,
+        &rms_norm::SHADER,
+        &rope::SHADER,
+    ];
+    let mut all: Vec<Variant> = plain.into_iter().map(|shader| (shader, Vec::new())).collect();
+    all.extend(attention::variants());
+    all.extend(embed::variants());
+    all.extend(matmul::variants());
+    all
+}
 
 /// One dispatch of an executor's plan.
 #[derive(Debug, Clone)]

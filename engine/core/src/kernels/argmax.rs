@@ -1,9 +1,7 @@
 //! `id = argmax_v logits[0, v]`, the lowest of equals: greedy sampling.
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::Result;
-use crate::gpu::shader::{Access, Count, Dispatch, Grid, Planner, Resource, Shader, params_bytes};
+use crate::gpu::shader::{Access, Count, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes};
 use crate::recording::BufferId;
 
 /// Picks the most likely token.
@@ -24,18 +22,18 @@ pub fn reference(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// Uniform parameters of `argmax.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub struct Params {
-    cols: u32,
+params! {
+    /// Uniform parameters of `argmax.wgsl`.
+    pub struct Params {
+        cols: u32,
+    }
 }
 
 /// `argmax.wgsl`.
 pub static SHADER: Shader = Shader {
     files: &["argmax.wgsl"],
     entry: "main",
-    params: size_of::<Params>(),
+    params: Params::LAYOUT,
     bindings: &[(2, Access::Read), (3, Access::Write)],
 };
 

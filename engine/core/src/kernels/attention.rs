@@ -3,9 +3,8 @@
 //! head h reads key/value head `h / (H/K)`. Softmax in f32.
 
 use crate::error::{Error, Result};
-use crate::gpu::shader::{Access, Count, Dispatch, Grid, Mode, Planner, Resource, Shader, When, params_bytes};
+use crate::gpu::shader::{Access, Count, Dispatch, Grid, Mode, Planner, Resource, Shader, When, params, params_bytes};
 use crate::recording::{BufferId, KvSlot};
-use bytemuck::{Pod, Zeroable};
 
 /// Attention of the step's queries over the cached and appended keys and values.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,15 +49,15 @@ pub fn reference(q: &[f32], k: &[f32], v: &[f32], stride: usize, n: usize, scale
     }
 }
 
-/// Uniform parameters of `attention.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub struct Params {
-    heads: u32,
-    per_kv_head: u32,
-    kv_quads: u32,
-    window: u32,
-    scale: f32,
+params! {
+    /// Uniform parameters of `attention.wgsl`.
+    pub struct Params {
+        heads: u32,
+        per_kv_head: u32,
+        kv_quads: u32,
+        window: u32,
+        scale: f32,
+    }
 }
 
 const FILES: &[&str] = &["lib/step.wgsl", "attention.wgsl"];
@@ -67,7 +66,7 @@ const FILES: &[&str] = &["lib/step.wgsl", "attention.wgsl"];
 pub static WHOLE: Shader = Shader {
     files: FILES,
     entry: "whole",
-    params: size_of::<Params>(),
+    params: Params::LAYOUT,
     bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (5, Access::Write)],
 };
 
@@ -75,23 +74,26 @@ pub static WHOLE: Shader = Shader {
 pub static PART: Shader = Shader {
     files: FILES,
     entry: "part",
-    params: size_of::<Params>(),
+    params: Params::LAYOUT,
     bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (5, Access::Write)],
 };
 
 /// `attention.wgsl`: joins the parts.
-pub static MERGE: Shader = Shader {
-    files: FILES,
-    entry: "merge",
-    params: size_of::<Params>(),
-    bindings: &[(5, Access::Write), (6, Access::Read)],
-};
+pub static MERGE: Shader =
+    Shader { files: FILES, entry: "merge", params: Params::LAYOUT, bindings: &[(5, Access::Write), (6, Access::Read)] };
 
 /// Positions of a part.
 pub const PART_POSITIONS: u32 = 128;
 
 /// Head widths that the shader's lanes can hold.
 const MAX_HEAD_DIM: usize = 256;
+
+/// Constants for the usual head widths.
+#[cfg(test)]
+pub(crate) fn variants() -> Vec<crate::gpu::shader::Variant> {
+    let widths = [32.0, 64.0, 80.0, 96.0, 128.0, 256.0];
+    widths.iter().flat_map(|d| [&WHOLE, &PART, &MERGE].map(|shader| (shader, vec![("D", *d)]))).collect()
+}
 
 impl Attention {
     /// Bytes that the parts of a context of `positions` need.

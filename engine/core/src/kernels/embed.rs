@@ -1,10 +1,9 @@
 //! `out[t, :] = scale · table[token[t], :]`, with table `[V, D]` and out `[T, D]`.
 
 use crate::error::Result;
-use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params_bytes};
+use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes};
 use crate::recording::BufferId;
 use crate::weights::WeightId;
-use bytemuck::{Pod, Zeroable};
 
 /// Gathers the tokens' rows of an embedding table.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,24 +23,30 @@ pub fn reference(scale: f32, row: &mut [f32]) {
     }
 }
 
-/// Uniform parameters of `embed.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub struct Params {
-    rows: u32,
-    cols: u32,
-    first_row: u32,
-    scale: f32,
-    tokens: u32,
+params! {
+    /// Uniform parameters of `embed.wgsl`.
+    pub struct Params {
+        rows: u32,
+        cols: u32,
+        first_row: u32,
+        scale: f32,
+        tokens: u32,
+    }
 }
 
 /// `embed.wgsl`.
 pub static SHADER: Shader = Shader {
     files: &["lib/matrix.wgsl", "lib/step.wgsl", "embed.wgsl"],
     entry: "main",
-    params: size_of::<Params>(),
+    params: Params::LAYOUT,
     bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (5, Access::Write)],
 };
+
+/// Every combination of constants that a recording can ask for.
+#[cfg(test)]
+pub(crate) fn variants() -> Vec<crate::gpu::shader::Variant> {
+    crate::gpu::Packing::all().into_iter().map(|packing| (&SHADER, packing.constants())).collect()
+}
 
 impl Embed {
     /// One dispatch for each shard of the table.

@@ -1,9 +1,8 @@
 //! `gate[t, f] = activation(gate[t, f]) · up[t, f]`, in place on gate.
 
 use crate::error::Result;
-use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params_bytes};
+use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes};
 use crate::recording::BufferId;
-use bytemuck::{Pod, Zeroable};
 
 /// The gate's activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,22 +41,22 @@ pub fn reference(gate: &mut [f32], up: &[f32], activation: Activation) {
     }
 }
 
-/// Uniform parameters of `gated_activation.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub struct Params {
-    cols: u32,
-    activation: u32,
-    tokens: u32,
-    gate: u32,
-    up: u32,
+params! {
+    /// Uniform parameters of `gated_activation.wgsl`.
+    pub struct Params {
+        cols: u32,
+        activation: u32,
+        tokens: u32,
+        gate: u32,
+        up: u32,
+    }
 }
 
 /// `gated_activation.wgsl`.
 pub static SHADER: Shader = Shader {
     files: &["lib/activation.wgsl", "lib/step.wgsl", "gated_activation.wgsl"],
     entry: "main",
-    params: size_of::<Params>(),
+    params: Params::LAYOUT,
     bindings: &[(2, Access::Write)],
 };
 

@@ -1,10 +1,10 @@
 //! Copies the step's keys and values to the cache: `K[position + t, :] = k[t, :]`, the same for V.
 
 use crate::error::Result;
-use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, Tokens, params_bytes};
+use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, Tokens, params, params_bytes};
 use crate::kernels::{Pairing, Rope};
 use crate::recording::{BufferId, KvSlot};
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
 /// Appends to a key/value cache.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,17 +17,17 @@ pub struct KvAppend {
     pub slot: KvSlot,
 }
 
-/// Uniform parameters of `kv_append.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub struct Params {
-    width: u32,
-    query_pairs: u32,
-    half: u32,
-    adjacent: u32,
-    query: u32,
-    key: u32,
-    value: u32,
+params! {
+    /// Uniform parameters of `kv_append.wgsl`.
+    pub struct Params {
+        width: u32,
+        query_pairs: u32,
+        half: u32,
+        adjacent: u32,
+        query: u32,
+        key: u32,
+        value: u32,
+    }
 }
 
 const FILES: &[&str] = &["lib/step.wgsl", "kv_append.wgsl"];
@@ -36,7 +36,7 @@ const FILES: &[&str] = &["lib/step.wgsl", "kv_append.wgsl"];
 pub static SHADER: Shader = Shader {
     files: FILES,
     entry: "main",
-    params: size_of::<Params>(),
+    params: Params::LAYOUT,
     bindings: &[(2, Access::Read), (3, Access::Write), (4, Access::Write), (5, Access::Read)],
 };
 
@@ -44,7 +44,7 @@ pub static SHADER: Shader = Shader {
 pub static ROTATE_AND_APPEND: Shader = Shader {
     files: FILES,
     entry: "rotate_and_append",
-    params: size_of::<Params>(),
+    params: Params::LAYOUT,
     bindings: &[(3, Access::Write), (4, Access::Write), (6, Access::Write), (7, Access::Read)],
 };
 

@@ -1,9 +1,8 @@
 //! `out[0, :] = x[T − 1, :]`: only the last token's logits are needed.
 
 use crate::error::Result;
-use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, Tokens, params_bytes};
+use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, Tokens, params, params_bytes};
 use crate::recording::BufferId;
-use bytemuck::{Pod, Zeroable};
 
 /// Copies the last token's row.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,18 +13,18 @@ pub struct LastRow {
     pub out: BufferId,
 }
 
-/// Uniform parameters of `last_row.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub struct Params {
-    cols: u32,
+params! {
+    /// Uniform parameters of `last_row.wgsl`.
+    pub struct Params {
+        cols: u32,
+    }
 }
 
 /// `last_row.wgsl`.
 pub static SHADER: Shader = Shader {
     files: &["lib/step.wgsl", "last_row.wgsl"],
     entry: "main",
-    params: size_of::<Params>(),
+    params: Params::LAYOUT,
     bindings: &[(2, Access::Read), (3, Access::Write)],
 };
 

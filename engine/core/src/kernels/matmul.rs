@@ -2,11 +2,16 @@
 //! f32.
 
 use crate::error::Result;
-use crate::gpu::shader::{Access, Count, Dispatch, Grid, Mode, Planner, Resource, Shader, Tokens, params_bytes};
+use crate::gpu::Packing;
+#[cfg(test)]
+use crate::gpu::shader::Variant;
+use crate::gpu::shader::{
+    Access, Constants, Count, Dispatch, Grid, Mode, Planner, Resource, Shader, Tokens, params, params_bytes,
+};
 use crate::kernels::{GatedActivation, RmsNorm};
 use crate::recording::BufferId;
 use crate::weights::WeightId;
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
 /// What a product does to the values already in its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,23 +51,23 @@ pub fn reference(row: &[f32], x: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// Uniform parameters of `matmul.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub struct Params {
-    rows: u32,
-    cols: u32,
-    first_row: u32,
-    accumulate: u32,
-    has_bias: u32,
-    tokens: u32,
-    up_rows: u32,
-    activation: u32,
-    eps: f32,
-    unused: [u32; 3],
-    starts: [u32; 4],
-    offsets: [u32; 4],
-    widths: [u32; 4],
+params! {
+    /// Uniform parameters of `matmul.wgsl`.
+    pub struct Params {
+        rows: u32,
+        cols: u32,
+        first_row: u32,
+        accumulate: u32,
+        has_bias: u32,
+        tokens: u32,
+        up_rows: u32,
+        activation: u32,
+        eps: f32,
+        unused: [u32; 3],
+        starts: [u32; 4],
+        offsets: [u32; 4],
+        widths: [u32; 4],
+    }
 }
 
 /// Products that one dispatch can hold.
@@ -74,7 +79,7 @@ const FILES: &[&str] = &["lib/activation.wgsl", "lib/matrix.wgsl", "lib/step.wgs
 pub static DECODE: Shader = Shader {
     files: FILES,
     entry: "decode",
-    params: size_of::<Params>(),
+    params: Params::LAYOUT,
     bindings: &[
         (2, Access::Read),
         (3, Access::Read),
@@ -89,7 +94,7 @@ pub static DECODE: Shader = Shader {
 pub static PREFILL: Shader = Shader {
     files: FILES,
     entry: "prefill",
-    params: size_of::<Params>(),
+    params: Params::LAYOUT,
     bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (5, Access::Write), (6, Access::Read)],
 };
 
@@ -101,6 +106,32 @@ const INVOCATIONS: u32 = 64;
 /// Invocations for each row of `units` units, of a workgroup that serves one token.
 const fn lanes(units: usize) -> u32 {
     if units < 64 { 16 } else { 32 }
+}
+
+fn decode_constants(packing: Packing, lanes: u32, is_normed: bool, is_gated: bool) -> Constants {
+    let mut constants = packing.constants();
+    constants.extend([
+        ("LANES", f64::from(lanes)),
+        ("ROWS", f64::from(INVOCATIONS / lanes)),
+        ("NORMED", f64::from(is_normed)),
+        ("GATED", f64::from(is_gated)),
+    ]);
+    constants
+}
+
+/// Every combination of constants that a recording can ask for.
+#[cfg(test)]
+pub(crate) fn variants() -> Vec<Variant> {
+    let mut all = Vec::new();
+    for packing in Packing::all() {
+        all.push((&PREFILL, packing.constants()));
+        for units in [1, 64] {
+            for (is_normed, is_gated) in [(false, false), (false, true), (true, false), (true, true)] {
+                all.push((&DECODE, decode_constants(packing, lanes(units), is_normed, is_gated)));
+            }
+        }
+    }
+    all
 }
 
 /// Products that share an input and run as one: their weights are one matrix, their outputs share a buffer.
@@ -141,15 +172,11 @@ impl Products<'_> {
             params.offsets[i] = planner.offset(product.out);
             params.widths[i] = planner.cols(product.out);
         }
-        let mut constants = packing.constants();
-        if single {
-            constants.extend([
-                ("LANES", f64::from(lanes)),
-                ("ROWS", f64::from(rows_of_group)),
-                ("NORMED", f64::from(self.norm.is_some())),
-                ("GATED", f64::from(self.gate.is_some())),
-            ]);
-        }
+        let constants = if single {
+            decode_constants(packing, lanes, self.norm.is_some(), self.gate.is_some())
+        } else {
+            packing.constants()
+        };
         if let Some(norm) = self.norm {
             params.eps = norm.eps;
         }

@@ -2,10 +2,9 @@
 //! its heads. Sums in f32.
 
 use crate::error::Result;
-use crate::gpu::shader::{Access, Count, Dispatch, Grid, Planner, Resource, Shader, Tokens, params_bytes};
+use crate::gpu::shader::{Access, Count, Dispatch, Grid, Planner, Resource, Shader, Tokens, params, params_bytes};
 use crate::recording::BufferId;
 use crate::weights::WeightId;
-use bytemuck::{Pod, Zeroable};
 
 /// Root-mean-square norm.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,22 +32,22 @@ pub fn reference(x: &[f32], weight: Option<&[f32]>, width: usize, eps: f32, out:
     }
 }
 
-/// Uniform parameters of `rms_norm.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub struct Params {
-    width: u32,
-    stretches: u32,
-    has_weight: u32,
-    eps: f32,
-    tokens: u32,
+params! {
+    /// Uniform parameters of `rms_norm.wgsl`.
+    pub struct Params {
+        width: u32,
+        stretches: u32,
+        has_weight: u32,
+        eps: f32,
+        tokens: u32,
+    }
 }
 
 /// `rms_norm.wgsl`.
 pub static SHADER: Shader = Shader {
     files: &["lib/step.wgsl", "rms_norm.wgsl"],
     entry: "main",
-    params: size_of::<Params>(),
+    params: Params::LAYOUT,
     bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Write)],
 };
 

@@ -2,9 +2,8 @@
 //! `position · frequency[i]`.
 
 use crate::error::Result;
-use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, Tokens, params_bytes};
+use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, Tokens, params, params_bytes};
 use crate::recording::{BufferId, RopeTable};
-use bytemuck::{Pod, Zeroable};
 
 /// Which values of a head rotate together, for pair i of d/2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,20 +58,20 @@ pub fn reference(row: &mut [f32], head_dim: usize, pairing: Pairing, angles: &[(
     }
 }
 
-/// Uniform parameters of `rope.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub struct Params {
-    pairs: u32,
-    half: u32,
-    adjacent: u32,
+params! {
+    /// Uniform parameters of `rope.wgsl`.
+    pub struct Params {
+        pairs: u32,
+        half: u32,
+        adjacent: u32,
+    }
 }
 
 /// `rope.wgsl`.
 pub static SHADER: Shader = Shader {
     files: &["lib/step.wgsl", "rope.wgsl"],
     entry: "main",
-    params: size_of::<Params>(),
+    params: Params::LAYOUT,
     bindings: &[(2, Access::Read), (3, Access::Write)],
 };
 

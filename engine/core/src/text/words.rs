@@ -256,7 +256,7 @@ pub fn count_words(text: &str) -> usize {
         }
         inside = part;
     }
-    words + (characters + 1) / 2
+    words + characters.div_ceil(2)
 }
 
 /// True for letters of scripts that are written without spaces between words.

@@ -38,8 +38,10 @@ pub(super) struct PairTable {
 }
 
 impl PairTable {
-    pub(super) fn new() -> Self {
-        Self { slots: vec![EMPTY; 1 << 8], used: 0 }
+    /// An empty table that takes about so many merges before it grows.
+    pub(super) fn with_room_for(merges: usize) -> Self {
+        let slots = (merges.min(MAX_MERGES) * 4 / 3).next_power_of_two().max(1 << 8);
+        Self { slots: vec![EMPTY; slots], used: 0 }
     }
 
     pub(super) fn insert(&mut self, left: u32, right: u32, merge: Merge, what: &dyn Fn() -> String) -> Result<()> {

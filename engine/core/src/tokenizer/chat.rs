@@ -178,6 +178,22 @@ impl ChatFormat {
 
     /// The conversation as ids, up to where the model goes on when `add_generation_prompt` is set.
     pub fn render(&self, tokenizer: &Tokenizer, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>> {
+        self.segments(tokenizer, messages, add_generation_prompt).map(|segments| tokenizer.encode_segments(segments))
+    }
+
+    /// The conversation as ids, with the words that the model's answer begins with.
+    pub fn render_reply(&self, tokenizer: &Tokenizer, messages: &[Message], reply_start: &str) -> Result<Vec<u32>> {
+        let mut segments = self.segments(tokenizer, messages, true)?;
+        segments.push(Segment::Text(reply_start));
+        Ok(tokenizer.encode_segments(segments))
+    }
+
+    fn segments<'a>(
+        &'a self,
+        tokenizer: &Tokenizer,
+        messages: &'a [Message],
+        add_generation_prompt: bool,
+    ) -> Result<Vec<Segment<'a>>> {
         if let Some(missing) = self.needs.iter().find(|token| tokenizer.control_id(token).is_none()) {
             return Err(Error::format(
                 "tokenizer",
@@ -197,7 +213,7 @@ impl ChatFormat {
                 });
             }
         });
-        Ok(tokenizer.encode_segments(segments))
+        Ok(segments)
     }
 
     /// The conversation as text, for a person to read.

@@ -119,6 +119,15 @@ mod tests {
     }
 
     #[test]
+    fn only_a_text_that_begins_loses_the_space_before_it() {
+        let keys = GgufTokenizer { model: "llama", scores: &[0.0, -1.0], ..GgufTokenizer::default() };
+        let tokenizer = Tokenizer::from_gguf(["▁a".as_bytes(), "b".as_bytes()], [], &keys).expect("it is well formed");
+        assert_eq!(tokenizer.decode(&[0, 1, 0]), "ab a");
+        let mut detokenizer = Detokenizer::continuing(true);
+        assert_eq!([0, 1, 0].map(|id| detokenizer.push(&tokenizer, id)).concat(), " ab a");
+    }
+
+    #[test]
     fn special_tokens_are_shown_on_demand() {
         let tokenizer = of_tokens(&[b"a", b"<end>"]);
         assert_eq!(Detokenizer::new(&tokenizer, false).push(&tokenizer, 1), "<end>");

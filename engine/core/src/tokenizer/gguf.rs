@@ -87,8 +87,9 @@ impl Tokenizer {
             }
             Merges::Scored(keys.scores.to_vec())
         } else {
-            let mut pairs = PairTable::new();
-            for (rank, merge) in merges.into_iter().enumerate() {
+            let merges = merges.into_iter();
+            let mut pairs = PairTable::with_room_for(merges.size_hint().0.min(count));
+            for (rank, merge) in merges.enumerate() {
                 let what = || format!("tokenizer.ggml.merges[{rank}]");
                 let text = std::str::from_utf8(merge).map_err(|_| Error::format(what(), "it is not UTF-8"))?;
                 let (left, right) = split_merge(text)

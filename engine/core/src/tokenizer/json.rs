@@ -24,6 +24,8 @@ use crate::{Error, Result};
 /// Longest description of a normalizer, pre-tokenizer, decoder or post-processor, in bytes of JSON.
 const MAX_NODE_BYTES: usize = 1 << 16;
 
+/// About how many bytes of JSON a merge takes.
+const BYTES_PER_MERGE: usize = 40;
 /// Most splitting rules in a row, and most added tokens that are matched after normalization.
 const MAX_SPLITS: usize = 8;
 const MAX_NORMALIZED: usize = 1 << 16;
@@ -155,7 +157,7 @@ impl Tokenizer {
         if let Some(added) = document.added_tokens {
             parse_seed("tokenizer.json added_tokens", added, AddedSeed(&mut builder, &mut normalized))?;
         }
-        let mut pairs = PairTable::new();
+        let mut pairs = PairTable::with_room_for(model.merges.map_or(0, |merges| merges.get().len() / BYTES_PER_MERGE));
         if let Some(merges) = model.merges {
             parse_seed("tokenizer.json model.merges", merges, MergesSeed(&mut builder, &mut pairs))?;
         }

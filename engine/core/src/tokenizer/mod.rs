@@ -1,6 +1,8 @@
 //! Text to token ids and back: byte-pair encoding as byte-level and as SentencePiece-like models use it.
 //!
 //! Tokens are kept as the bytes they decode to, so a space is a space here, whether the file spells it `Ġ` or `▁`.
+//! Splitting rules are matchers over Unicode's general categories; there is no regular-expression engine. A text may
+//! have up to 4 GiB.
 
 mod added;
 mod bpe;

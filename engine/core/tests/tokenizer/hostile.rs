@@ -81,7 +81,7 @@ fn errors_name_the_entry() {
         ),
         ("/pre_tokenizer", json!("x".repeat(70_000)), &["pre_tokenizer", "70002 bytes"]),
         ("/decoder", json!({ "type": "CTC" }), &["decoder", "CTC"]),
-        ("/added_tokens/0/content", json!(long), &["added token", "300 bytes"]),
+        ("/added_tokens/1/content", json!(long), &["added token", "300 bytes"]),
         ("/added_tokens/1/id", json!(u64::MAX), &["added_tokens", "<new>"]),
         ("/added_tokens/1/id", json!(3), &["added_tokens", "<new>", "id 3 is used twice"]),
     ];

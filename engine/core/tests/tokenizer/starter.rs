@@ -44,6 +44,8 @@ fn prompts_render_as_in_the_reference() {
         let messages = [Message { role: Role::User, content: user.to_owned() }];
         assert_eq!(format.render_text(&messages, true), text);
         assert_eq!(format.render(&tokenizer, &messages, true).expect("renders"), ids(&prompt["ids"]));
+        let seeded = format.render_reply(&tokenizer, &messages, "In simple words,").expect("renders");
+        assert_eq!(seeded, tokenizer.encode(&format!("{text}In simple words,"), Specials::On));
         rendered += 1;
     }
     assert_eq!(rendered, 2);

@@ -153,7 +153,7 @@ impl<S: Simd> Exp<S> {
 
 /// Runs a kernel on the best instruction set of this build and processor.
 #[cfg(target_arch = "wasm32")]
-#[inline(always)]
+#[inline(never)]
 pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(wasm::Simd128::new())
 }
