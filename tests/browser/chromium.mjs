@@ -18,6 +18,13 @@ export function extensionId (folder) {
   return [...hash.slice(0, 32)].map((digit) => String.fromCharCode(97 + parseInt(digit, 16))).join('')
 }
 
+/** The manifest's key for a command, such as `Alt+Shift+S`. @param {string} command */
+export function shortcut (command) {
+  const key = JSON.parse(readFileSync(join(DIST, 'manifest.json'), 'utf8')).commands[command]?.suggested_key?.default
+  if (!key) throw new Error(`manifest.json suggests no key for ${command}`)
+  return key
+}
+
 /**
  * @typedef {object} Options
  * @property {import('./display.mjs').Display | null} [display] where to draw; headless without one
@@ -100,10 +107,10 @@ export class Browser {
    *  @type {{ url: string, from: string }[]} */
   requests = []
 
-  /** Attaches to each new target of the extension before its first line runs. */
+  /** Attaches to each new target. Not before its first line: a service worker that is started again would wait for ever. */
   async #logExtension () {
     const { cdp } = this
-    cdp.on('Target.attachedToTarget', async ({ sessionId, targetInfo, waitingForDebugger }) => {
+    cdp.on('Target.attachedToTarget', async ({ sessionId, targetInfo }) => {
       const session = new Session(cdp, targetInfo.targetId, sessionId)
       const from = `${targetInfo.type} ${targetInfo.url}`
       const ownTarget = targetInfo.url.startsWith('chrome-extension:')
@@ -121,13 +128,12 @@ export class Browser {
       session.on('Runtime.exceptionThrown', ({ exceptionDetails: e }) => { this.console.push(`${from} exception: ${e.exception?.description ?? e.text}`) })
       const setUp = [
         session.send('Network.enable'), session.send('Runtime.enable'),
-        session.send('Target.setAutoAttach', { autoAttach: true, waitForDebuggerOnStart: true, flatten: true })
+        session.send('Target.setAutoAttach', { autoAttach: true, waitForDebuggerOnStart: false, flatten: true })
       ]
-      if (waitingForDebugger) setUp.push(session.send('Runtime.runIfWaitingForDebugger'))
       await Promise.allSettled(setUp)
     })
     await cdp.send('Target.setAutoAttach', {
-      autoAttach: true, waitForDebuggerOnStart: true, flatten: true,
+      autoAttach: true, waitForDebuggerOnStart: false, flatten: true,
 // New pages of an extension begin as "other"; tabs are attached where they are opened.
       filter: [{ type: 'tab', exclude: true }, { type: 'page', exclude: true }, { type: 'browser', exclude: true }, { type: 'browser_ui', exclude: true }, {}]
     })
