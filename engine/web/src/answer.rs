@@ -5,12 +5,10 @@ use std::rc::Rc;
 
 use sotto_core::Error;
 use sotto_core::generate::Progress;
-use sotto_core::recipes::{Action, Attempt, DraftStep, Plan, Role, Style, Subject, Turn, Verdict, replace_all};
-use sotto_core::sampler::{Generated, LogitsProcessor, Sampler};
-use sotto_core::text::guard::{Guard, NoRepeat, SourceBoost};
-use sotto_core::text::utf16_ranges;
+use sotto_core::recipes::{Action, Attempt, DraftStep, Plan, Style, Subject, Turn, Verdict, replace_all};
 use sotto_core::text::words::count_words;
-use sotto_core::tokenizer::{self, ChatFormat, Detokenizer, Specials};
+use sotto_core::text::{draft, utf16_ranges};
+use sotto_core::tokenizer::ChatFormat;
 
 use crate::browser::{Pause, now};
 use crate::host::Host;
@@ -69,9 +67,9 @@ pub(crate) async fn run(shared: &Rc<Shared>, job: Job) -> Result<(), Failure> {
         return Ok(());
     }
     let mut host = shared.take_host().await?;
-    let mut writer = Writer::new(shared, &job, &mut host, started);
-    let result = writer.write(&plan).await;
-    let stats = writer.stats();
+    let mut reply = Reply::new(shared, &job, &mut host, started);
+    let result = reply.write(&plan).await;
+    let stats = reply.stats();
     match result {
         Ok(end) => {
             shared.return_host(host);
@@ -89,8 +87,11 @@ pub(crate) async fn run(shared: &Rc<Shared>, job: Job) -> Result<(), Failure> {
         }
         Err(error) => {
             shared.return_host(host);
-            let code =
-                if matches!(error, Error::ContextFull { .. }) { FailureCode::TooLong } else { FailureCode::ModelFailed };
+            let code = if matches!(error, Error::ContextFull { .. }) {
+                FailureCode::TooLong
+            } else {
+                FailureCode::ModelFailed
+            };
             let next_step = "Try again with a shorter text.".to_owned();
             Err(Failure { code, message: format!("The model could not go on: {error}."), next_step })
         }
@@ -101,7 +102,7 @@ pub(crate) async fn run(shared: &Rc<Shared>, job: Job) -> Result<(), Failure> {
 type End = fn(Stats) -> Event;
 
 /// Lets a model write, and sends what it writes.
-struct Writer<'a> {
+struct Reply<'a> {
     shared: &'a Rc<Shared>,
     job: &'a Job,
     host: &'a mut Host,
@@ -126,7 +127,7 @@ struct Output {
     ended: bool,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> Reply<'a> {
     fn new(shared: &'a Rc<Shared>, job: &'a Job, host: &'a mut Host, started: f64) -> Self {
         Self {
             shared,
@@ -261,60 +262,24 @@ impl<'a> Writer<'a> {
 
     /// Generates one attempt's output, the seed in front; `None` when the user stopped it.
     async fn attempt(&mut self, attempt: &Attempt, streams: bool) -> sotto_core::Result<Option<Output>> {
-        let options = &attempt.options;
-        let prompt = self.prompt(attempt)?;
-        let stop_ids = self.stop_ids()?;
-        let source = &attempt.guard_source;
-        let mut processors: Vec<Box<dyn LogitsProcessor>> = Vec::new();
-        if options.boost != 0.0 {
-            processors.push(Box::new(SourceBoost::new(&self.host.model.tokenizer, source, options.boost)));
-        }
-        if options.ngram > 0 {
-            processors.push(Box::new(NoRepeat { n: options.ngram }));
-        }
-        if options.guard {
-            processors.push(Box::new(Guard::new(self.host.guard_tables(), source)));
-        }
-        let mut sampler = Sampler::new(options.sampler.clone())?;
-        let mut detokenizer = Detokenizer::continuing(true);
-        let (mut ids, mut text) = (Vec::new(), attempt.seed.clone());
+        let prompt = draft::prompt(attempt, &self.chat()?, &self.host.model.tokenizer)?;
+        let tables = self.host.guard_tables();
+        let mut writer = draft::Writer::new(attempt, &self.host.model.tokenizer, &self.stop_ids()?, &tables)?;
 
         let words: usize = attempt.messages.iter().map(|m| count_words(&m.content)).sum();
         let Some(mut logits) = self.read_prompt(&prompt, words).await? else { return Ok(None) };
         let from = now();
-        if streams {
-            self.say(&attempt.seed);
-        }
-        let mut ended = false;
-        while (ids.len() as u32) < options.max_tokens {
-            for processor in &mut processors {
-                processor.process(&mut logits, Generated { ids: &ids, text: &text });
-            }
-            let id = sampler.sample(&mut logits, &ids)?;
-            if stop_ids.contains(&id) {
-                ended = true;
-                break;
-            }
-            ids.push(id);
-            self.written += 1;
-            let piece = detokenizer.push(&self.host.model.tokenizer, id);
-            text.push_str(&piece);
-            if options.stop.ends(&text) {
-                ended = true;
-                if streams {
-                    self.say(&piece);
-                }
-                break;
-            }
+        loop {
+            let step = writer.step(&mut logits, &self.host.model.tokenizer)?;
             if streams {
-                self.say(&piece);
+                self.say(&step.text);
             }
-            if !self.host.generator.accept(id) {
+            if !step.token.is_some_and(|token| self.host.generator.accept(token)) {
                 break;
             }
             self.pause.wait().await;
             if self.shared.should_stop(&self.job.request) {
-                self.decode_ms += now() - from;
+                self.finish_attempt(&writer, from);
                 return Ok(None);
             }
             logits = loop {
@@ -323,8 +288,13 @@ impl<'a> Writer<'a> {
                 }
             };
         }
+        self.finish_attempt(&writer, from);
+        Ok(Some(Output { text: writer.text().to_owned(), ended: writer.ended() }))
+    }
+
+    fn finish_attempt(&mut self, writer: &draft::Writer, from: f64) {
         self.decode_ms += now() - from;
-        Ok(Some(Output { text, ended }))
+        self.written += writer.ids().len() as u32;
     }
 
     fn chat(&self) -> sotto_core::Result<ChatFormat> {
@@ -334,24 +304,6 @@ impl<'a> Writer<'a> {
     fn stop_ids(&self) -> sotto_core::Result<Vec<u32>> {
         let mut ids = self.chat()?.stop_ids(&self.host.model.tokenizer);
         ids.extend(&self.host.model.eos);
-        Ok(ids)
-    }
-
-    fn prompt(&self, attempt: &Attempt) -> sotto_core::Result<Vec<u32>> {
-        let messages: Vec<tokenizer::Message> = attempt
-            .messages
-            .iter()
-            .map(|m| tokenizer::Message {
-                role: match m.role {
-                    Role::System => tokenizer::Role::System,
-                    Role::User => tokenizer::Role::User,
-                    Role::Assistant => tokenizer::Role::Assistant,
-                },
-                content: m.content.clone(),
-            })
-            .collect();
-        let mut ids = self.chat()?.render(&self.host.model.tokenizer, &messages, true)?;
-        ids.extend(self.host.model.tokenizer.encode(&attempt.seed, Specials::Off));
         Ok(ids)
     }
 
@@ -383,8 +335,7 @@ impl<'a> Writer<'a> {
     fn reading(&mut self, done: usize, total: usize, prompt: usize, words: usize, from: f64) {
         self.told = now();
         let cached = prompt - total;
-        let seconds_left =
-            (done > 0).then(|| ((now() - from) / done as f64 * (total - done) as f64 / 1000.0) as f32);
+        let seconds_left = (done > 0).then(|| ((now() - from) / done as f64 * (total - done) as f64 / 1000.0) as f32);
         self.event(Event::Reading {
             done_words: (words * (cached + done) / prompt.max(1)) as u32,
             total_words: words as u32,

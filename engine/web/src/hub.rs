@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::protocol::{
-    EngineState, Event, Failure, FailureCode, FromEngine, Source, Stats, Task, ToEngine,
-};
+use crate::protocol::{EngineState, Event, Failure, FailureCode, FromEngine, Source, Stats, Task, ToEngine};
 
 /// Conversations kept; the one unused longest goes first.
 const KEPT_CONVERSATIONS: usize = 24;
