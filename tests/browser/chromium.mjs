@@ -145,7 +145,9 @@ export class Browser {
     const { targetId } = await this.cdp.send('Target.createTarget', { url })
     const tab = new Tab(this, await this.cdp.attach(targetId))
     if (complete) {
-      await expect(`${url} is loaded and in front`, () => tab.eval('document.readyState === "complete" && document.visibilityState === "visible" && location.href !== "about:blank"'), 30_000)
+      await expect(`${url} is loaded and in front`, () => tab.eval('document.readyState === "complete" && document.visibilityState === "visible" && location.href !== "about:blank"')
+        // Between two documents there is nothing to ask.
+        .catch(() => false), 30_000)
     }
     return tab
   }

@@ -99,6 +99,7 @@ scenario('popup: Stop within 300 ms keeps the text', async ({ browser, openPage,
   const tab = await openPage(LONG)
   const popup = await openPopup(browser, tab)
   await ready(popup)
+  /** @type {number[]} */
   const times = []
   for (let i = 0; i < TRIES && !times.some((time) => time <= 300); i++) {
     await ask(popup, `What did the visitors of month ${i + 3} lose?`)
@@ -118,6 +119,7 @@ scenario('popup: Stop within 300 ms keeps the text', async ({ browser, openPage,
 })
 
 scenario('popup: Stop within 300 ms while it reads', async ({ browser, openPage, note }) => {
+  /** @type {number[]} */
   const times = []
   for (let i = 0; i < TRIES && !times.some((time) => time <= 300); i++) {
     const tab = await openPage(LONG.replaceAll('Harrow Fell', `Harrow Fell ${i}`))
