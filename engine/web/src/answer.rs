@@ -67,9 +67,9 @@ pub(crate) async fn run(shared: &Rc<Shared>, job: Job) -> Result<(), Failure> {
         return Ok(());
     }
     let mut host = shared.take_host().await?;
-    let mut reply = Reply::new(shared, &job, &mut host, started);
-    let result = reply.write(&plan).await;
-    let stats = reply.stats();
+    let mut writer = Writer::new(shared, &job, &mut host, started);
+    let result = writer.write(&plan).await;
+    let stats = writer.stats();
     match result {
         Ok(end) => {
             shared.return_host(host);
@@ -102,7 +102,7 @@ pub(crate) async fn run(shared: &Rc<Shared>, job: Job) -> Result<(), Failure> {
 type End = fn(Stats) -> Event;
 
 /// Lets a model write, and sends what it writes.
-struct Reply<'a> {
+struct Writer<'a> {
     shared: &'a Rc<Shared>,
     job: &'a Job,
     host: &'a mut Host,
@@ -127,7 +127,7 @@ struct Output {
     ended: bool,
 }
 
-impl<'a> Reply<'a> {
+impl<'a> Writer<'a> {
     fn new(shared: &'a Rc<Shared>, job: &'a Job, host: &'a mut Host, started: f64) -> Self {
         Self {
             shared,
@@ -183,21 +183,25 @@ impl<'a> Reply<'a> {
     async fn write(&mut self, plan: &Plan) -> sotto_core::Result<Result<End, Failure>> {
         self.event(Event::Writing { label: plan.label.clone() });
         let mut results = Vec::new();
-        let (mut shown, mut refused) = (0, 0);
+        let (mut shown, mut refused, mut unchanged) = (0, 0, 0);
         for step in &plan.drafts {
-            let Some(text) = self.step(step).await? else {
+            let Some(verdict) = self.step(step).await? else {
                 self.send();
                 return Ok(Ok(|stats| Event::Stopped { stats }));
             };
-            match (text, &step.replaces) {
-                (Some(text), Some(range)) => {
+            match (verdict, &step.replaces) {
+                (Verdict::Show(text), Some(range)) => {
                     results.push((range.clone(), text));
                     shown = self.show_replaced(&results, range.end, shown);
                 }
-                (Some(text), None) if step.waits() => self.say(&text),
-                (Some(_), None) => {}
-                (None, range) => {
-                    refused += 1;
+                (Verdict::Show(text), None) if step.waits() => self.say(&text),
+                (Verdict::Show(_), None) => {}
+                (verdict, range) => {
+                    if verdict == Verdict::Unchanged {
+                        unchanged += 1;
+                    } else {
+                        refused += 1;
+                    }
                     if let Some(range) = range.as_ref().filter(|_| !results.is_empty()) {
                         shown = self.show_replaced(&results, range.end, shown);
                     }
@@ -208,7 +212,11 @@ impl<'a> Reply<'a> {
             self.show_replaced(&results, self.job.source.text.len(), shown);
         }
         self.send();
-        if refused == plan.drafts.len() {
+        if unchanged == plan.drafts.len() {
+            let text = self.shared.entry().unchanged();
+            self.event(Event::Notice { text });
+        }
+        if refused > 0 && refused + unchanged == plan.drafts.len() {
             let message = self.shared.entry().refusal();
             let (what, next) = message.split_once(". ").unwrap_or((&message, "Try a shorter piece."));
             let next_step = next.to_owned();
@@ -231,55 +239,49 @@ impl<'a> Reply<'a> {
         whole.len()
     }
 
-    /// Tries a step's attempts in turn. `None`: stopped. `Some(None)`: no attempt passed.
-    async fn step(&mut self, step: &DraftStep) -> sotto_core::Result<Option<Option<String>>> {
+    /// Tries a step's attempts in turn, and answers the last one's verdict; `None` when the user stopped it.
+    async fn step(&mut self, step: &DraftStep) -> sotto_core::Result<Option<Verdict>> {
         for (number, attempt) in step.attempts.iter().enumerate() {
             let streams = !step.waits();
             let Some(output) = self.attempt(attempt, streams).await? else { return Ok(None) };
-            match step.judge(number, &output.text, output.ended) {
-                Verdict::Show(text) => {
-                    if streams {
-                        self.send();
-                        if text != output.text {
-                            self.event(Event::Rewritten { text: text.clone() });
-                        }
-                    }
-                    return Ok(Some(Some(text)));
-                }
-                verdict => {
-                    if streams {
-                        self.unsent.clear();
-                        self.event(Event::Rewritten { text: String::new() });
-                    }
-                    if verdict == Verdict::Refuse {
-                        return Ok(Some(None));
-                    }
+            let verdict = step.judge(number, &output.text, output.ended);
+            if streams {
+                self.send();
+                match &verdict {
+                    Verdict::Show(text) if *text == output.text => {}
+                    Verdict::Show(text) => self.event(Event::Rewritten { text: text.clone() }),
+                    _ => self.event(Event::Rewritten { text: String::new() }),
                 }
             }
+            if verdict != Verdict::TryNext {
+                return Ok(Some(verdict));
+            }
         }
-        Ok(Some(None))
+        Ok(Some(Verdict::Refuse))
     }
 
     /// Generates one attempt's output, the seed in front; `None` when the user stopped it.
     async fn attempt(&mut self, attempt: &Attempt, streams: bool) -> sotto_core::Result<Option<Output>> {
         let prompt = draft::prompt(attempt, &self.chat()?, &self.host.model.tokenizer)?;
-        let tables = self.host.guard_tables();
-        let mut writer = draft::Writer::new(attempt, &self.host.model.tokenizer, &self.stop_ids()?, &tables)?;
-
+        let (stop_ids, tables) = (self.stop_ids()?, self.host.guard_tables());
+        let mut writer = draft::Writer::new(attempt, &self.host.model.tokenizer, &stop_ids, &tables)?;
         let words: usize = attempt.messages.iter().map(|m| count_words(&m.content)).sum();
         let Some(mut logits) = self.read_prompt(&prompt, words).await? else { return Ok(None) };
         let from = now();
         loop {
+            let before = writer.ids().len();
             let step = writer.step(&mut logits, &self.host.model.tokenizer)?;
+            self.written += (writer.ids().len() - before) as u32;
             if streams {
                 self.say(&step.text);
             }
-            if !step.token.is_some_and(|token| self.host.generator.accept(token)) {
+            let Some(id) = step.token else { break };
+            if !self.host.generator.accept(id) {
                 break;
             }
             self.pause.wait().await;
             if self.shared.should_stop(&self.job.request) {
-                self.finish_attempt(&writer, from);
+                self.decode_ms += now() - from;
                 return Ok(None);
             }
             logits = loop {
@@ -288,13 +290,8 @@ impl<'a> Reply<'a> {
                 }
             };
         }
-        self.finish_attempt(&writer, from);
-        Ok(Some(Output { text: writer.text().to_owned(), ended: writer.ended() }))
-    }
-
-    fn finish_attempt(&mut self, writer: &draft::Writer, from: f64) {
         self.decode_ms += now() - from;
-        self.written += writer.ids().len() as u32;
+        Ok(Some(Output { text: writer.text().to_owned(), ended: writer.ended() }))
     }
 
     fn chat(&self) -> sotto_core::Result<ChatFormat> {

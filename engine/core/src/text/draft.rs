@@ -7,14 +7,12 @@ use crate::{
     Result,
     recipes::{Attempt, DraftOptions},
     sampler::{Generated, LogitsProcessor, Sampler},
-    tokenizer::{ChatFormat, Detokenizer, Specials, Tokenizer},
+    tokenizer::{ChatFormat, Detokenizer, Tokenizer},
 };
 
 /// The prompt of an attempt as ids, up to where the model goes on: its turns, and the seed of its answer.
 pub fn prompt(attempt: &Attempt, chat: &ChatFormat, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-    let mut ids = chat.render(tokenizer, &attempt.messages, true)?;
-    ids.extend(tokenizer.encode(&attempt.seed, Specials::Off));
-    Ok(ids)
+    chat.render_reply(tokenizer, &attempt.messages, &attempt.seed)
 }
 
 /// What one step of a [`Writer`] brought.
@@ -115,7 +113,6 @@ mod tests {
     use super::*;
     use crate::{
         recipes::{Action, ModelEntry, Subject, Verdict},
-        sampler::BANNED,
         tokenizer::{GgufTokenizer, Message, Role},
     };
 
@@ -186,7 +183,6 @@ mod tests {
         let (ids, _, _) = write(serde_json::json!({ "maxTokens": 9, "ngram": 2 }), &["Ġcost", "Ġit", "Ġcost", "Ġit"]);
         assert_eq!(ids[..3], [1, 9, 1]);
         assert_ne!(ids[3], 9, "the pair came before");
-        assert!(BANNED < 0.0);
     }
 
     #[test]

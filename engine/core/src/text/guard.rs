@@ -6,9 +6,9 @@
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
-use super::sentences::{ends_unfinished, is_finished, sentences};
 use serde::{Deserialize, Serialize};
 
+use super::sentences::{ends_unfinished, is_finished, sentences};
 use crate::{
     sampler::{BANNED, Generated, LogitsProcessor},
     tokenizer::{Specials, Tokenizer},

@@ -56,6 +56,7 @@ mod tests {
             let want = &text[range.start..range.end.min(text.len())];
             assert_eq!(String::from_utf16(&utf16[units]).unwrap(), want);
         }
-        assert_eq!(utf16_ranges("", &[0..0]), [0..0]);
+        let empty = 0..0;
+        assert_eq!(utf16_ranges("", std::slice::from_ref(&empty)), std::slice::from_ref(&empty));
     }
 }

@@ -15,6 +15,9 @@ const B: f64 = 0.5;
 /// What a question's term in the heading above counts, compared with one occurrence in an average sentence.
 const HEADING: f64 = 0.5;
 
+/// What a sentence has of the score of a question that stands just before it.
+const ANSWER: f64 = 0.7;
+
 /// What was found for a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Closest {
@@ -28,7 +31,7 @@ pub enum Closest {
 
 /// Finds the `k` sentences of `text` that are closest to `question`, by BM25 over sentences, items, rows and lines of code.
 ///
-/// Terms that occur in a heading count half for the sentences below it. Linear in the text's length.
+/// Terms that occur in a heading count half for the sentences below it, and what follows a question counts as its answer. Linear in the text's length.
 pub fn closest_passages(question: &str, text: &str, k: usize) -> Closest {
     let terms = Terms::of(language::code(text)).with_characters();
     let mut vocabulary = Vocabulary::default();
@@ -76,18 +79,23 @@ pub fn closest_passages(question: &str, text: &str, k: usize) -> Closest {
     let n = rows.len() as f64;
     let mean = (rows.iter().map(|r| r.2).sum::<f64>() / n).max(1.0);
     let idf: Vec<f64> = documents.iter().map(|df| (1.0 + (n - df + 0.5) / (df + 0.5)).ln()).collect();
-    let mut scored: Vec<(f64, usize)> = rows
+    let mut scores: Vec<f64> = rows
         .iter()
-        .enumerate()
-        .map(|(i, (_, counts, length, heading))| {
+        .map(|(_, counts, length, heading)| {
             let score = (0..idf.len()).map(|t| {
                 let own = idf[t] * counts[t] * (K1 + 1.0) / (counts[t] + K1 * (1.0 - B + B * length / mean));
                 own + if heading[t] { HEADING * idf[t] } else { 0.0 }
             });
-            (score.sum(), i)
+            score.sum()
         })
-        .filter(|s| s.0 > 0.0)
         .collect();
+    // Lists of questions: what follows one is its answer, in whatever words.
+    for i in (1..rows.len()).rev() {
+        if text[rows[i - 1].0.range.clone()].ends_with(['?', '？', '؟']) {
+            scores[i] += ANSWER * scores[i - 1];
+        }
+    }
+    let mut scored: Vec<(f64, usize)> = scores.into_iter().zip(0..).filter(|s| s.0 > 0.0).collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     scored.truncate(k);
     scored.sort_unstable_by_key(|s| s.1);
@@ -142,6 +150,13 @@ mod tests {
         let text = "Intro text here.\n\n| Part | Weight |\n|---|---|\n| Handle | 300 g |\n\n- Install it with pip.\n\n```\npip install kettle\n```";
         assert_eq!(shown("What is the weight of the handle?", text, 2), ["Part | Weight", "Handle | 300 g"]);
         assert_eq!(shown("How do I install the kettle?", text, 2), ["Install it with pip.", "pip install kettle"]);
+    }
+
+    #[test]
+    fn answers_follow_their_questions() {
+        let text =
+            "What does it cost? Adults pay 6 francs. Is it open in winter? Only on Sundays.\n\nDogs stay outside.";
+        assert_eq!(shown("How much does a ticket cost?", text, 2), ["What does it cost?", "Adults pay 6 francs."]);
     }
 
     #[test]

@@ -17,7 +17,8 @@ const SPREAD: f64 = 0.7;
 /// for one that opens a paragraph; +0.2 for one with a figure; −0.3 under 7 or over 45 words. Then greedily, less 0.7 × the
 /// closest cosine to those picked. These weights are measured (the starter's recipes). Beyond them, for real pages: headings,
 /// rows and code are picked only where there is nothing else, the first sentence is the first of 7 words or more, a paragraph's
-/// piece that does not end like a sentence (a caption, a button) loses 0.3, and no sentence is shown twice.
+/// piece that does not end like a sentence (a caption, a button) loses 0.3, pieces of under 4 words are left out where there are
+/// enough others, and no sentence is shown twice.
 ///
 /// Linear in the text's length.
 pub fn key_sentences(text: &str, k: usize) -> Vec<Range<usize>> {
@@ -25,6 +26,11 @@ pub fn key_sentences(text: &str, k: usize) -> Vec<Range<usize>> {
     let mut candidates: Vec<&Sentence> = all.iter().filter(|s| matches!(s.kind, Kind::Prose | Kind::Item)).collect();
     if candidates.is_empty() {
         candidates = all.iter().collect();
+    }
+    // Buttons, bylines, labels.
+    let told = |s: &Sentence| is_finished(&text[s.range.clone()]) || count_words(&text[s.range.clone()]) >= 4;
+    if candidates.iter().filter(|s| told(s)).count() >= k {
+        candidates.retain(|s| told(s));
     }
     let mut picked = pick(text, &candidates, k);
     picked.sort_unstable();
@@ -47,7 +53,7 @@ fn pick(text: &str, candidates: &[&Sentence], k: usize) -> Vec<usize> {
                 + on(s.opens, 0.2)
                 + on(sentence.contains(char::is_numeric), 0.2)
                 - on(!(7..=45).contains(&words[i]), 0.3)
-                - on(s.kind == Kind::Prose && !is_finished(sentence) && !sentence.ends_with([':', '：']), 0.3)
+                - on(s.kind == Kind::Prose && !is_finished(sentence), 0.3)
         })
         .collect();
     let mut closest = vec![0.0_f64; candidates.len()];

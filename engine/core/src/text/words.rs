@@ -244,7 +244,7 @@ fn separator_len(word: &str, part: &str) -> usize {
 
 /// Counts words as a reader does: runs between spaces, and half the characters where there are no spaces.
 pub fn count_words(text: &str) -> usize {
-    let (mut words, mut characters, mut inside) = (0, 0, false);
+    let (mut words, mut characters, mut inside) = (0usize, 0usize, false);
     for c in text.chars() {
         let unspaced = is_unspaced(c);
         if unspaced {
@@ -256,7 +256,7 @@ pub fn count_words(text: &str) -> usize {
         }
         inside = part;
     }
-    words + (characters + 1) / 2
+    words + characters.div_ceil(2)
 }
 
 /// True for letters of scripts that are written without spaces between words.
