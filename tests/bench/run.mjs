@@ -13,13 +13,14 @@ const NEW_TOKENS = 100
 const CONTEXT = 2048
 /** Words that no cache holds yet, and a prompt of somewhat more than 512 tokens; both engines are warmed up alike. */
 const WARM_UP = 'Before the harvest the miller counts his sacks, his cats and the days until the fair.'
-const PROMPT = `<|im_start|>user\n${Array.from({ length: 26 }, (_, i) =>
+const PROMPT = `<|im_start|>user\n${Array.from({ length: 22 }, (_, i) =>
   `On day ${i + 1} the surveyors walked ${7 + i} kilometres along the old canal and noted every lock, bridge and broken gate.`).join(' ')}\nSummarize.<|im_end|>\n<|im_start|>assistant\n`
 
 /** @typedef {{ name: string, threads: number | string, promptTokens: number, newTokens: number, prefillTokensPerSecond: number, decodeTokensPerSecond: number, memoryBytes: number | null, loadMs: number }} Row */
 
 /** @param {Lab} lab @param {number} threads */
 async function wllama (lab, threads) {
+  say(`measuring wllama, ${threads} thread${threads > 1 ? 's' : ''}`)
   const tab = await lab.browser.open(`${lab.origin}/tests/bench/wllama.html`)
   try {
     await expect('wllama\'s page is ready', () => tab.eval('window.ready'), 30_000)
@@ -33,12 +34,16 @@ async function wllama (lab, threads) {
 
 /** @param {Lab} lab @param {'cpu' | 'gpu'} device @param {number} promptTokens @param {number} newTokens */
 async function ours (lab, device, promptTokens, newTokens) {
+  say(`measuring sotto, ${device}, ${promptTokens} tokens`)
   const [, result] = await lab.run({ device, bench: [[32, 8], [promptTokens, newTokens]] })
   return result
 }
 
 /** @param {any} result @param {string} name @param {number | string} threads @returns {Row} */
 const row = (result, name, threads) => ({ ...result, name, threads, memoryBytes: result.wasmMemoryBytes ?? null })
+
+/** A run takes minutes; this says that it goes on. @param {string} what */
+const say = (what) => process.stderr.write(`${what}\n`)
 
 const lab = await Lab.start({ gpu: options.gpu })
 /** @type {Row[]} */
