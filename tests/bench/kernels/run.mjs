@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 const args = process.argv.slice(2);
+/** @type {(name: string, fallback: string) => string} */
 const flag = (name, fallback) => {
   const i = args.indexOf(`--${name}`);
   return i < 0 ? fallback : args.splice(i, 2)[1];
@@ -19,6 +20,7 @@ if (Object.keys(modules).length === 0) {
   process.exit(2);
 }
 
+/** @type {Record<string, string>} */
 const types = { html: 'text/html', mjs: 'text/javascript', wasm: 'application/wasm' };
 const profile = mkdtempSync(join(tmpdir(), 'sotto-kernels-'));
 /** @type {import('node:child_process').ChildProcess} */
@@ -26,7 +28,7 @@ let browser;
 let code = 1;
 
 const server = createServer((request, response) => {
-  const path = new URL(request.url, 'http://localhost').pathname.slice(1);
+  const path = new URL(request.url ?? '/', 'http://localhost').pathname.slice(1);
   if (path === 'result') {
     let body = '';
     request.on('data', (d) => (body += d)).on('end', () => {
@@ -36,7 +38,7 @@ const server = createServer((request, response) => {
     });
     return;
   }
-  const extension = path.split('.').pop();
+  const extension = path.split('.').pop() ?? '';
   const file = extension === 'wasm' ? modules[path.slice(0, -5)] : new URL(path, import.meta.url);
   try {
     const data = readFileSync(file);

@@ -89,10 +89,9 @@ impl Block4 {
     const EMPTY: Self = Self { codes: [[[0; 16]; 2]; 4], scale: [[0; 4]; 2], min: [[0; 4]; 2] };
 
     fn set(&mut self, row: usize, codes: &[i8; BLOCK], group: Group) {
-        for (k, code) in codes.iter().enumerate() {
-            let byte = &mut self.codes[k / 8][row / 4][4 * (row % 4) + PLACE[k % 4]];
-            let shift = k / 4 % 2 * 4;
-            *byte = (*byte & (0xf0 >> shift)) | ((*code as u8 & 15) << shift);
+        for (eight, to) in codes.as_chunks::<8>().0.iter().zip(&mut self.codes) {
+            let byte = |i: usize| (eight[i] as u8 & 15) | (eight[i + 4] as u8) << 4;
+            to[row / 4].as_chunks_mut::<4>().0[row % 4] = [byte(0), byte(2), byte(1), byte(3)];
         }
         self.scale[row / 4][row % 4] = to_half(group.scale);
         self.min[row / 4][row % 4] = to_half(group.min);
@@ -111,8 +110,8 @@ impl<M: Min> Block8<M> {
     const EMPTY: Self = Self { codes: [[[0; 8]; 2]; 16], scale: [[0; 4]; 2], min: M::NONE };
 
     fn set(&mut self, row: usize, codes: &[i8; BLOCK], group: Group) {
-        for (k, code) in codes.iter().enumerate() {
-            self.codes[k / 2][row / 4][2 * (row % 4) + k % 2] = *code;
+        for (pair, to) in codes.as_chunks::<2>().0.iter().zip(&mut self.codes) {
+            to[row / 4].as_chunks_mut::<2>().0[row % 4] = *pair;
         }
         self.scale[row / 4][row % 4] = to_half(group.scale);
         self.min.set(row, group.min);
