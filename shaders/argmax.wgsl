@@ -1,4 +1,4 @@
-// ids[0] = the index of the largest logit, the lowest of equals. One workgroup; lanes stride over the logits.
+// ids[0] = the index of the largest logit, the lowest of equals. One workgroup; lanes stride over quads of logits.
 //
 // ids is also where the next step's embedding reads its token: greedy decoding needs no trip to the CPU.
 
@@ -6,7 +6,7 @@ struct Params {
     cols: u32, // V
 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> logits: array<f32>;       // [1, V]
+@group(0) @binding(2) var<storage, read> logits: array<vec4<f32>>; // [1, V]
 @group(0) @binding(3) var<storage, read_write> ids: array<u32>;    // [T]
 
 const LANES = 256u;
@@ -16,12 +16,15 @@ var<workgroup> best_index: array<u32, LANES>;
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32) {
     // A lane with nothing to look at repeats logit 0.
-    var value = logits[0];
+    var value = logits[0].x;
     var index = 0u;
-    for (var i = lane; i < params.cols; i += LANES) {
-        if logits[i] > value {
-            value = logits[i];
-            index = i;
+    for (var q = lane; 4u * q < params.cols; q += LANES) {
+        let quad = logits[q];
+        for (var i = 0u; i < 4u; i += 1u) {
+            if 4u * q + i < params.cols && quad[i] > value {
+                value = quad[i];
+                index = 4u * q + i;
+            }
         }
     }
     best[lane] = value;

@@ -77,7 +77,7 @@ export async function middleOf (page, selector) {
     const now = await page.eval((selector) => {
       const root = document.querySelector('sotto-card')?.shadowRoot
       const found = [...document.querySelectorAll(selector), ...root?.querySelectorAll(selector) ?? []].at(-1)
-      found?.scrollIntoView({ block: 'nearest', behavior: 'instant' })
+      found?.scrollIntoView({ block: 'center', behavior: 'instant' })
       const box = found?.getBoundingClientRect()
       if (!box?.width) throw new Error(`${selector} is not drawn`)
       return { x: box.left + box.width / 2, y: box.top + box.height / 2 }

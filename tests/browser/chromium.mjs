@@ -18,6 +18,13 @@ export function extensionId (folder) {
   return [...hash.slice(0, 32)].map((digit) => String.fromCharCode(97 + parseInt(digit, 16))).join('')
 }
 
+/** The manifest's key for a command, such as `Alt+Shift+S`. @param {string} command */
+export function shortcut (command) {
+  const key = JSON.parse(readFileSync(join(DIST, 'manifest.json'), 'utf8')).commands[command]?.suggested_key?.default
+  if (!key) throw new Error(`manifest.json suggests no key for ${command}`)
+  return key
+}
+
 /**
  * @typedef {object} Options
  * @property {import('./display.mjs').Display | null} [display] where to draw; headless without one
@@ -100,10 +107,10 @@ export class Browser {
    *  @type {{ url: string, from: string }[]} */
   requests = []
 
-  /** Attaches to each new target of the extension before its first line runs. */
+  /** Attaches to each new target. Not before its first line: a service worker that is started again would wait for ever. */
   async #logExtension () {
     const { cdp } = this
-    cdp.on('Target.attachedToTarget', async ({ sessionId, targetInfo, waitingForDebugger }) => {
+    cdp.on('Target.attachedToTarget', async ({ sessionId, targetInfo }) => {
       const session = new Session(cdp, targetInfo.targetId, sessionId)
       const from = `${targetInfo.type} ${targetInfo.url}`
       const ownTarget = targetInfo.url.startsWith('chrome-extension:')
@@ -121,13 +128,12 @@ export class Browser {
       session.on('Runtime.exceptionThrown', ({ exceptionDetails: e }) => { this.console.push(`${from} exception: ${e.exception?.description ?? e.text}`) })
       const setUp = [
         session.send('Network.enable'), session.send('Runtime.enable'),
-        session.send('Target.setAutoAttach', { autoAttach: true, waitForDebuggerOnStart: true, flatten: true })
+        session.send('Target.setAutoAttach', { autoAttach: true, waitForDebuggerOnStart: false, flatten: true })
       ]
-      if (waitingForDebugger) setUp.push(session.send('Runtime.runIfWaitingForDebugger'))
       await Promise.allSettled(setUp)
     })
     await cdp.send('Target.setAutoAttach', {
-      autoAttach: true, waitForDebuggerOnStart: true, flatten: true,
+      autoAttach: true, waitForDebuggerOnStart: false, flatten: true,
 // New pages of an extension begin as "other"; tabs are attached where they are opened.
       filter: [{ type: 'tab', exclude: true }, { type: 'page', exclude: true }, { type: 'browser', exclude: true }, { type: 'browser_ui', exclude: true }, {}]
     })
@@ -139,7 +145,9 @@ export class Browser {
     const { targetId } = await this.cdp.send('Target.createTarget', { url })
     const tab = new Tab(this, await this.cdp.attach(targetId))
     if (complete) {
-      await expect(`${url} is loaded and in front`, () => tab.eval('document.readyState === "complete" && document.visibilityState === "visible" && location.href !== "about:blank"'), 30_000)
+      await expect(`${url} is loaded and in front`, () => tab.eval('document.readyState === "complete" && document.visibilityState === "visible" && location.href !== "about:blank"')
+        // Between two documents there is nothing to ask.
+        .catch(() => false), 30_000)
     }
     return tab
   }
@@ -181,7 +189,7 @@ export class Browser {
   /** Ends the browser; answers the net log's requests, for whoever wants to see them. */
   async stop () {
     await this.cdp.send('Browser.close').catch(() => {})
-    const ended = await Promise.race([this.gone.then(() => true), sleep(8000)])
+    const ended = await Promise.race([this.gone.then(() => true), sleep(20_000)])
     const log = ended ? readNetLog(this.netLog) : null
     this.discard()
     return log
@@ -226,15 +234,26 @@ export async function screenshot (session, file) {
  * @returns {{ requests: LoggedRequest[], lookups: string[] }}
  */
 function readNetLog (path) {
-  const { constants, events } = JSON.parse(readFileSync(path, 'utf8'))
-  const { URL_REQUEST_START_JOB, HOST_RESOLVER_MANAGER_REQUEST, HOST_RESOLVER_MANAGER_JOB } = constants.logEventTypes
+  // One event a line; a browser in a hurry may leave the last one unfinished.
+  const [head, ...rest] = readFileSync(path, 'utf8').split(/\n"events": \[\n/)
+  const { URL_REQUEST_START_JOB, HOST_RESOLVER_MANAGER_REQUEST, HOST_RESOLVER_MANAGER_JOB } = JSON.parse(`${head.replace(/,\s*$/, '')}}`).constants.logEventTypes
   /** @type {LoggedRequest[]} */
   const requests = []
   /** @type {Set<string>} */
   const lookups = new Set()
-  for (const { type, params } of events) {
+  for (const line of rest.join('').split('\n')) {
+    const { type, params } = parse(line.replace(/\]?,?\s*$/, ''))
     if (type === URL_REQUEST_START_JOB && params?.url) requests.push({ url: params.url, method: params.method, initiator: params.initiator ?? '' })
     if ((type === HOST_RESOLVER_MANAGER_REQUEST || type === HOST_RESOLVER_MANAGER_JOB) && params?.host) lookups.add(params.host)
   }
   return { requests, lookups: [...lookups] }
+}
+
+/** @param {string} line @returns {any} */
+function parse (line) {
+  try {
+    return JSON.parse(line)
+  } catch {
+    return {}
+  }
 }

@@ -5,7 +5,7 @@ import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { card, finished, lastTurn, middleOf } from './answers.mjs'
 import { sleep, until } from './cdp.mjs'
-import { Browser, REPOSITORY, screenshot } from './chromium.mjs'
+import { Browser, REPOSITORY, screenshot, shortcut } from './chromium.mjs'
 import { Display } from './display.mjs'
 import { onPage } from './entries.mjs'
 import { chooseMenu, clickAt, closePopup, openPopup, press } from './gestures.mjs'
@@ -45,7 +45,7 @@ async function summarize (tab, name) {
     start = await chooseMenu(display, tab, selector, onPage('s'), { screenshot: join(shots, `${name}-menu.png`) })
   } else {
     start = performance.now()
-    await press(tab, 'Alt+Shift+S')
+    await press(tab, shortcut('summarize'))
   }
   let first = 0
   let passagesAt = 0

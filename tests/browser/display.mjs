@@ -70,7 +70,7 @@ export class Display {
       const found = /^\s+(0x\w+) .*?(\d+)x(\d+)\+-?\d+\+-?\d+\s+\+(-?\d+)\+(-?\d+)/.exec(row)
       if (!found) return []
       const [id, width, height, x, y] = [found[1], ...found.slice(2).map(Number)]
-      return [/** @type {Window} */ ({ id, width, height, x, y })].filter((w) => w.width > 100 && w.width < 700 && w.height > 30 && w.height < 800)
+      return [/** @type {Window} */ ({ id, width, height, x, y })].filter((w) => w.width > 100 && w.width < 1000 && w.height > 30 && w.height < 800)
     })
   }
 

@@ -120,11 +120,9 @@ export async function clickAt (page, { x, y }) {
 /** Clicks the toolbar button: opens the popup and opens the tab to the extension. @param {Browser} browser @param {Tab} tab @returns {Promise<Session>} the popup */
 export async function openPopup (browser, tab) {
   const { cdp, id } = browser
-  const url = await tab.eval('location.href')
-  const target = await expect('the tab has a tab target in front', async () => {
-    const tabs = (await cdp.targets()).filter((t) => t.type === 'tab')
-    return tabs.find((t) => t.url === url && t.embedderData?.tabActive) ?? tabs.find((t) => t.url === url)
-  })
+  await tab.front()
+  const target = await expect('a tab is in front', async () => (await cdp.targets())
+    .find((t) => t.type === 'tab' && t.embedderData?.tabActive && !t.url.startsWith('chrome-extension:')))
   await cdp.send('Extensions.triggerAction', { id, targetId: target.targetId })
   const popup = await browser.extensionPage('popup/popup.html')
   await expect('the popup is drawn', () => popup.eval('document.readyState === "complete"'))

@@ -1,10 +1,10 @@
-// One job of the lab: `{ module, model, bytes, device, bench: [[promptTokens, newTokens], …] }` or `{ …, check: folder }`.
-addEventListener('message', async ({ data: { module, model, bytes, device, bench, check } }) => {
+// One job of the lab: `{ module, model, bytes, device, bench: [[promptTokens, newTokens], …] }` or `{ …, check: folder, only: [prompt, steps] }`.
+addEventListener('message', async ({ data: { module, model, bytes, device, bench, check, only = [] } }) => {
   try {
     const { default: init, Lab } = await import(`/offscreen/pkg/${module}.js`)
     await init()
     const lab = await Lab.load(model, bytes, device)
-    if (!bench) return postMessage({ result: await lab.check(model, bytes, check) })
+    if (!bench) return postMessage({ result: await lab.check(model, bytes, check, ...only) })
     const result = []
     for (const [promptTokens, newTokens] of bench) result.push(JSON.parse(await lab.bench(promptTokens, newTokens)))
     postMessage({ result })

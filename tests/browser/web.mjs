@@ -1,7 +1,11 @@
 // The web as the browser under test sees it: a proxy that answers for the hosts we serve, refuses every other, and writes
 // down each request. Nothing leaves this machine.
+import { execFileSync } from 'node:child_process'
+import { createReadStream, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { createServer } from 'node:http'
-import { createReadStream, statSync } from 'node:fs'
+import { createServer as createSecureServer } from 'node:https'
+import { connect } from 'node:net'
+import { tmpdir } from 'node:os'
 import { extname, join, normalize, sep } from 'node:path'
 
 const TYPES = /** @type {Record<string, string>} */ ({
@@ -51,17 +55,40 @@ export class Web {
   /** True: every connection is cut, as when the cable is pulled. */
   cut = false
 
+  /** Answers for hosts that are only asked over TLS. @type {import('node:https').Server | null} */
+  #secure = null
+
   static async start () {
     const web = new Web()
     web.#server.on('connect', (request, socket) => {
-      web.requests.push({ method: 'CONNECT', url: String(request.url), at: Date.now() })
+      const host = String(request.url)
       socket.on('error', () => {})
-      socket.end('HTTP/1.1 502 Refused by the test proxy\r\n\r\n')
+      const secure = web.#secure && web.#hosts.has(host.split(':')[0])
+      if (!secure) {
+        web.requests.push({ method: 'CONNECT', url: host, at: Date.now() })
+        return void socket.end('HTTP/1.1 502 Refused by the test proxy\r\n\r\n')
+      }
+      const inner = connect(portOf(/** @type {import('node:https').Server} */ (web.#secure)), '127.0.0.1', () => {
+        socket.write('HTTP/1.1 200 Connected\r\n\r\n')
+        inner.pipe(socket).pipe(inner)
+      })
+      inner.on('error', () => socket.destroy())
     })
-    await new Promise((resolve) => web.#server.listen(0, '127.0.0.1', () => resolve(null)))
-    const address = web.#server.address()
-    web.port = typeof address === 'object' && address ? address.port : 0
+    web.port = await listen(web.#server)
     return web
+  }
+
+  /** Also answers for served hosts over TLS, with a certificate made now that only a browser told to ignore errors accepts. */
+  async secure () {
+    const folder = mkdtempSync(join(tmpdir(), 'sotto-tls-'))
+    try {
+      const [key, cert] = [join(folder, 'key.pem'), join(folder, 'cert.pem')]
+      execFileSync('openssl', ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=sotto test', '-keyout', key, '-out', cert], { stdio: 'ignore' })
+      this.#secure = createSecureServer({ key: readFileSync(key), cert: readFileSync(cert) }, (request, response) => this.#answer(request, response, `https://${request.headers.host}`))
+      await listen(this.#secure)
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
   }
 
   /** Answers for a host such as `news.test`. @param {string} host @param {Handler} handler */
@@ -75,10 +102,10 @@ export class Web {
     return [`--proxy-server=http://127.0.0.1:${this.port}`, '--proxy-bypass-list=<-loopback>']
   }
 
-  /** @param {Request} request @param {Response} response */
-  #answer (request, response) {
+  /** @param {Request} request @param {Response} response @param {string} [origin] */
+  #answer (request, response, origin = `http://127.0.0.1:${this.port}`) {
     // A proxy's request names the whole address; one made straight to us names only the path.
-    const url = new URL(request.url ?? '/', `http://127.0.0.1:${this.port}`)
+    const url = new URL(request.url ?? '/', origin)
     this.requests.push({ method: request.method ?? '', url: url.href, at: Date.now() })
     if (this.cut) return void request.socket.destroy()
     const handler = this.#hosts.get(url.hostname)
@@ -87,7 +114,18 @@ export class Web {
   }
 
   close () {
-    this.#server.closeAllConnections()
-    this.#server.close()
+    for (const server of [this.#server, this.#secure]) {
+      server?.closeAllConnections()
+      server?.close()
+    }
   }
+}
+
+/** @param {import('node:net').Server} server @returns {Promise<number>} */
+const listen = (server) => new Promise((resolve) => server.listen(0, '127.0.0.1', () => resolve(portOf(server))))
+
+/** @param {import('node:net').Server} server */
+function portOf (server) {
+  const address = server.address()
+  return typeof address === 'object' && address ? address.port : 0
 }

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { card, finished, lastTurn, turns } from '../browser/answers.mjs'
 import { expect, sleep } from '../browser/cdp.mjs'
+import { shortcut } from '../browser/chromium.mjs'
 import { onPage } from '../browser/entries.mjs'
 import { chooseMenu, openPopup, press, type } from '../browser/gestures.mjs'
 import { check, scenario } from './harness.mjs'
@@ -83,7 +84,7 @@ async function tabTo (page, wanted) {
 
 scenario('keyboard only: popup', async ({ browser, openPage }) => {
   const tab = await openPage(FERRY)
-  await press(tab, 'Alt+Shift+A')
+  await press(tab, shortcut('_execute_action'))
   const popup = await browser.extensionPage('popup/popup.html')
   await ready(popup)
   check((await focused(popup)).name === 'question', 'typing does not start in the question')
@@ -104,7 +105,7 @@ scenario('keyboard only: popup', async ({ browser, openPage }) => {
 
 scenario('keyboard only: card', async ({ openPage }) => {
   const tab = await openPage(LONG)
-  await press(tab, 'Alt+Shift+S')
+  await press(tab, shortcut('summarize'))
   await expect('the model writes', async () => (await card(tab))?.text, 120_000, 10)
   const inside = () => tab.eval('document.activeElement === document.querySelector("sotto-card")')
   check(await inside(), 'the card does not take the focus')

@@ -1,6 +1,7 @@
 // Right-click → Summarize, on a selection and on a page: the main job.
 import { button, card, finished, middleOf } from '../browser/answers.mjs'
 import { expect, sleep } from '../browser/cdp.mjs'
+import { shortcut } from '../browser/chromium.mjs'
 import { onPage, onSelection } from '../browser/entries.mjs'
 import { chooseMenu, clickAt, press, select } from '../browser/gestures.mjs'
 import { ARTICLE, check, flat, scenario } from './harness.mjs'
@@ -60,7 +61,7 @@ scenario('summarize a page', async ({ browser, display, note }) => {
 
 scenario('keyboard shortcut summarizes', async ({ openPage }) => {
   const tab = await openPage(FERRY)
-  await press(tab, 'Alt+Shift+S')
+  await press(tab, shortcut('summarize'))
   isSummary(await finished(() => card(tab)), await pageText(tab))
   await press(tab, 'Escape')
   await expect('Escape closes the finished card', async () => !await card(tab))
@@ -84,7 +85,7 @@ scenario('a key sentence shows its place in the page', async ({ display, openPag
       return box.bottom > 0 && box.top < innerHeight
     }
     return false
-  }, answer.passages[0].split(' ').slice(0, 4).join(' '))
+  }, answer.passages[answer.passages.length - 1].split(' ').slice(0, 4).join(' '))
   check(visible, 'the sentence is not in sight')
 })
 

@@ -26,8 +26,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     });
     if let Some(dir) = arguments.text("reference") {
         let file = |name: &str| load::read(&Path::new(dir).join(name));
-        let reference = check::parse_reference(&file("reference.json")?)?;
+        let mut reference = check::parse_reference(&file("reference.json")?)?;
         let tensors = check::parse_tensors(&file("reference.safetensors")?)?;
+        if let Some(prompt) = arguments.text("prompt") {
+            reference.shorten(prompt, arguments.number("steps", usize::MAX)?)?;
+        }
         check::tokenization(&model.model.tokenizer, &reference, &mut report);
         if device == DeviceChoice::Cpu(CpuPath::Fast) {
             let mut exact = load::generator(&model, DeviceChoice::Cpu(CpuPath::Reference))?;

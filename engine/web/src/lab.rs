@@ -80,9 +80,18 @@ impl Lab {
     }
 
     /// Compares the model with a reference. `device` "cpu" is compared with the exact path; the others with the
-    /// reference's own numbers. Answers one line a check, and last "all checks passed" or "N checks FAILED".
-    pub async fn check(&mut self, model: &str, bytes: f64, folder: &str) -> core::result::Result<String, JsError> {
-        self.run_check(model, bytes as u64, folder).await.map_err(thrown)
+    /// reference's own numbers. With a `prompt`, only that one and its first `steps` steps. Answers one line a check, and
+    /// last "all checks passed" or "N checks FAILED".
+    pub async fn check(
+        &mut self,
+        model: &str,
+        bytes: f64,
+        folder: &str,
+        prompt: Option<String>,
+        steps: Option<u32>,
+    ) -> core::result::Result<String, JsError> {
+        let only = prompt.as_deref().map(|name| (name, steps.unwrap_or(u32::MAX) as usize));
+        self.run_check(model, bytes as u64, folder, only).await.map_err(thrown)
     }
 }
 
@@ -122,8 +131,17 @@ impl Lab {
         Ok(report.to_string())
     }
 
-    async fn run_check(&mut self, model: &str, bytes: u64, folder: &str) -> Result<String> {
-        let reference = check::parse_reference(&whole(&format!("{folder}/reference.json")).await?)?;
+    async fn run_check(
+        &mut self,
+        model: &str,
+        bytes: u64,
+        folder: &str,
+        only: Option<(&str, usize)>,
+    ) -> Result<String> {
+        let mut reference = check::parse_reference(&whole(&format!("{folder}/reference.json")).await?)?;
+        if let Some((prompt, steps)) = only {
+            reference.shorten(prompt, steps)?;
+        }
         let tensors = check::parse_tensors(&whole(&format!("{folder}/reference.safetensors")).await?)?;
         let (mut lines, mut failed) = (String::new(), 0);
         let mut report = |line: check::Line| {

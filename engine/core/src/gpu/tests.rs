@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::cpu::{CpuExecutor, CpuPath};
 use crate::error::Result;
 use crate::kernels::attention::Attention;
 use crate::kernels::embed::Embed;
@@ -12,6 +13,8 @@ use crate::kernels::matmul::{MatMul, Store};
 use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::rope::{Pairing, Rope};
 use crate::kernels::{argmax, attention, gated_activation, matmul, rms_norm, rope};
+use crate::models::llama;
+use crate::models::llama_config::{LlamaConfig, LlamaLayer, LlamaTensors};
 use crate::quant::QuantType;
 use crate::recording::{BufferId, KvInfo, Recording, RopeTable, Rows, Step};
 use crate::weights::{Location, WeightId, WeightRole, WeightSink, WeightSpec, WeightTable};
@@ -402,4 +405,155 @@ fn errors_are_words() {
     let full = executor.run(Step { position: 8, tokens: 4 }, &[0; 4]).unwrap_err();
     assert!(full.to_string().contains("10"), "{full}");
     executor.run(Step { position: 6, tokens: 4 }, &[0; 4]).unwrap();
+}
+
+/// A small llama with everything that differs between models.
+struct Shape {
+    pairing: Pairing,
+    window: Option<usize>,
+    quants: [QuantType; 3],
+    has_biases: bool,
+    has_adapter: bool,
+    is_tied: bool,
+}
+
+const LAYERS: usize = 2;
+
+fn llama(shape: &Shape) -> Bench {
+    let (hidden, heads, kv_heads, head_dim, ffn, vocab) = (256, 4, 2, 64, 512, 301);
+    let mut bench = Bench::default();
+    bench.options.first_positions = 8;
+    let [attention, feed_forward, embedding_type] = shape.quants;
+    let mut matrix = |quant, rows, cols| bench.weight(quant, rows, cols).0;
+    let embedding = matrix(embedding_type, vocab, hidden);
+    let layers = (0..LAYERS)
+        .map(|_| {
+            let bias = |width| shape.has_biases.then_some(width);
+            LlamaLayer {
+                attn_norm: matrix(QuantType::F32, 1, hidden),
+                q: matrix(attention, heads * head_dim, hidden),
+                k: matrix(attention, kv_heads * head_dim, hidden),
+                v: matrix(attention, kv_heads * head_dim, hidden),
+                o: matrix(attention, hidden, heads * head_dim),
+                q_bias: bias(heads * head_dim).map(|n| matrix(QuantType::F32, 1, n)),
+                k_bias: None,
+                v_bias: bias(kv_heads * head_dim).map(|n| matrix(QuantType::F32, 1, n)),
+                o_bias: bias(hidden).map(|n| matrix(QuantType::F32, 1, n)),
+                ffn_norm: matrix(QuantType::F32, 1, hidden),
+                gate: matrix(feed_forward, ffn, hidden),
+                up: matrix(feed_forward, ffn, hidden),
+                down: matrix(feed_forward, hidden, ffn),
+                gate_bias: None,
+                up_bias: bias(ffn).map(|n| matrix(QuantType::F32, 1, n)),
+                down_bias: None,
+            }
+        })
+        .collect();
+    let output_norm = matrix(QuantType::F32, 1, hidden);
+    let head = if shape.is_tied { embedding } else { matrix(QuantType::Q6_K, vocab, hidden) };
+    let tensors = LlamaTensors { embedding, layers, output_norm, head };
+    if shape.has_adapter {
+        let (a, b) = (bench.weight(QuantType::F32, 8, hidden).0, bench.weight(QuantType::F32, ffn, 8).0);
+        let mut table = WeightTable::default();
+        for (id, spec) in bench.table.iter() {
+            let adapter = (id == tensors.layers[1].gate).then_some((a, b));
+            table.add(WeightSpec { adapter, ..spec.clone() }).unwrap();
+        }
+        bench.table = table;
+    }
+    let config = LlamaConfig {
+        layers: LAYERS,
+        hidden,
+        heads,
+        kv_heads,
+        head_dim,
+        ffn,
+        vocab,
+        context: 512,
+        norm_eps: 1e-5,
+        activation: Activation::Silu,
+        rope: (0..head_dim / 2).map(|i| 1e4f64.powf(-2.0 * i as f64 / head_dim as f64)).collect(),
+        pairing: shape.pairing,
+        window: shape.window,
+        tied: shape.is_tied,
+    };
+    bench.recording = llama::forward(&config, &tensors, &bench.table).unwrap();
+    bench
+}
+
+/// Runs prefill, decode and prefill again on both executors and compares every stage and the logits.
+fn check_llama(gpu: &Gpu, what: &str, shape: &Shape) -> usize {
+    let bench = llama(shape);
+    let mut device = bench.executor(gpu);
+    let mut cpu = CpuExecutor::new(Arc::new(bench.recording.clone()), &bench.table, CpuPath::Reference).unwrap();
+    for ((id, spec), bytes) in bench.table.iter().zip(&bench.bytes) {
+        cpu.rows(id, spec, 0, bytes).unwrap();
+    }
+    let mut position = 0;
+    for tokens in [1, 5, 1, 1, 140, 1, 1, 33, 1] {
+        let ids: Vec<u32> = (0..tokens as u32).map(|i| (i * 77 + position as u32 * 13) % 301).collect();
+        let step = Step { position, tokens };
+        let want = cpu.run_stages(step, &ids).unwrap();
+        let got = pollster::block_on(device.run_stages(step, &ids)).unwrap();
+        assert_eq!(got.len(), want.len());
+        for ((name, got), (_, want)) in got.iter().zip(&want) {
+            assert_close(&format!("{what}: {name}, {tokens} tokens at {position}"), got, want, 2e-5);
+        }
+        // Run as one, without the cuts that reading stages makes.
+        device.run(step, &ids).unwrap();
+        let logits = bench.recording.logits.unwrap();
+        let got = pollster::block_on(device.logits()).unwrap();
+        assert_close(&format!("{what}: logits, {tokens} tokens at {position}"), &got, cpu.read(logits), 2e-5);
+        position += tokens;
+    }
+    device.dispatch_count(Step { position: 0, tokens: 1 })
+}
+
+#[test]
+fn a_llama_gives_the_same_numbers_as_on_the_cpu() {
+    use QuantType::{BF16, F16, Q4_0, Q4_1, Q4_K, Q5_1, Q6_K, Q8_0};
+    let Some(gpu) = open() else { return };
+    let plain = Shape {
+        pairing: Pairing::Adjacent,
+        window: None,
+        quants: [Q4_1, Q4_1, Q8_0],
+        has_biases: false,
+        has_adapter: false,
+        is_tied: true,
+    };
+    // Six for each layer: norm, q, k and v; rotations and append; attention; o; norm, gate, up and activation; down.
+    assert_eq!(check_llama(&gpu, "plain", &plain), 1 + LAYERS * 6 + 3);
+    let shape = Shape { pairing: Pairing::Halves, window: Some(40), quants: [BF16, F16, BF16], ..plain };
+    check_llama(&gpu, "halves", &shape);
+    let shape = Shape { has_biases: true, is_tied: false, quants: [Q4_0, Q5_1, Q4_K], ..shape };
+    check_llama(&gpu, "biases", &shape);
+    let shape = Shape { has_adapter: true, quants: [Q4_K, Q6_K, Q6_K], ..shape };
+    check_llama(&gpu, "adapter", &shape);
+}
+
+#[test]
+fn a_small_binding_limit_changes_nothing_but_the_number_of_dispatches() {
+    let Some(gpu) = open() else { return };
+    let shape = Shape {
+        pairing: Pairing::Adjacent,
+        window: None,
+        quants: [QuantType::Q4_1, QuantType::Q8_0, QuantType::Q8_0],
+        has_biases: true,
+        has_adapter: false,
+        is_tied: true,
+    };
+    let mut bench = llama(&shape);
+    bench.options.max_tokens = 8;
+    let run = |bench: &Bench| {
+        let mut executor = bench.executor(&gpu);
+        for (position, ids) in [(0, vec![1, 2, 3, 4, 5, 6, 7, 8]), (8, vec![9])] {
+            executor.run(Step { position, tokens: ids.len() }, &ids).unwrap();
+        }
+        (executor.dispatch_count(Step { position: 0, tokens: 1 }), pollster::block_on(executor.logits()).unwrap())
+    };
+    let (few, want) = run(&bench);
+    bench.options.binding_bytes = 40_000;
+    let (many, got) = run(&bench);
+    assert!(many > few, "{many} dispatches, {few} without the limit");
+    assert_close("logits", &got, &want, 2e-6);
 }

@@ -4,7 +4,7 @@ use core::cell::RefCell;
 
 use sotto_core::cpu::fast::{self, Activations, FastKv, FastMatrix};
 use sotto_core::kernels::matmul::Store;
-use sotto_core::kernels::{Activation, Attention, Pairing, rope};
+use sotto_core::kernels::{Activation, Attention, Pairing, attention, gated_activation, rms_norm, rope};
 use sotto_core::quant::QuantType;
 use sotto_core::recording::{BufferId, KvInfo, KvSlot};
 
@@ -245,7 +245,7 @@ pub extern "C" fn step(parts: u32, position: usize, tokens: usize, layers: usize
     });
 }
 
-/// Reads all weights once, for the floor.
+/// Reads so much memory once, for the floor.
 #[unsafe(no_mangle)]
 pub extern "C" fn read(bytes: usize) -> u32 {
     thread_local! {
@@ -271,35 +271,97 @@ pub extern "C" fn checksum() -> f32 {
     with(|m| m.checksum).unwrap_or(f32::NAN)
 }
 
-/// The largest difference between the products and the same sums done plainly from the unpacked rows, as a part of the
-/// sum of absolute products, over awkward sizes. Inputs are whole numbers of which one is 127, so that int8 holds them.
+/// Checks the kernels against their specifications on awkward sizes, in the module as it is built: the largest difference
+/// as a part of what is allowed, so that 1 or less is right.
 #[unsafe(no_mangle)]
 pub extern "C" fn verify() -> f32 {
     let mut seed = 7;
     let mut worst = 0.0f32;
+    let mut note = |difference: f32| worst = if difference.is_nan() { f32::INFINITY } else { worst.max(difference) };
     for quant in [QuantType::Q4_1, QuantType::Q8_0] {
         for (rows, cols) in [(1, 32), (7, 96), (8, 576), (13, 1536), (64, 576)] {
             let matrix = matrix(quant, rows, cols, &mut seed);
             for tokens in [1, 2, 3, 4, 5, 7, 33] {
-                let x: Vec<f32> = (0..tokens * cols)
-                    .map(|i| if i % 32 == 5 { 127.0 } else { (random(&mut seed) % 255) as f32 - 127.0 })
-                    .collect();
-                let mut input = Activations::default();
-                input.quantize(&x, tokens, cols);
-                let mut y = vec![0.0; tokens * rows];
-                matrix.matmul(&input, tokens, Store::Replace, &mut y);
-                let mut w = vec![0.0; cols];
-                for n in 0..rows {
-                    matrix.row(n, &mut w);
-                    for (t, x) in x.chunks_exact(cols).enumerate() {
-                        let want: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
-                        let scale: f64 = w.iter().zip(x).map(|(w, x)| (f64::from(*w) * f64::from(*x)).abs()).sum();
-                        let found = ((f64::from(y[t * rows + n]) - want).abs() / scale) as f32;
-                        worst = if found.is_nan() { f32::INFINITY } else { worst.max(found) };
-                    }
+                check_product(&matrix, tokens, &mut seed, &mut note);
+            }
+        }
+    }
+    check_attention(&mut seed, &mut note);
+    check_small(&mut seed, &mut note);
+    worst
+}
+
+/// Inputs are whole numbers of which one is 127, so that int8 holds them exactly.
+fn check_product(matrix: &FastMatrix, tokens: usize, seed: &mut u32, note: &mut impl FnMut(f32)) {
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    let x: Vec<f32> = (0..tokens * cols)
+        .map(|i| if i % 32 == 5 { 127.0 } else { (random(seed) % 255) as f32 - 127.0 })
+        .collect();
+    let mut input = Activations::default();
+    input.quantize(&x, tokens, cols);
+    let mut y = vec![0.0; tokens * rows];
+    matrix.matmul(&input, tokens, Store::Replace, &mut y);
+    let mut w = vec![0.0; cols];
+    for n in 0..rows {
+        matrix.row(n, &mut w);
+        for (t, x) in x.chunks_exact(cols).enumerate() {
+            let products = || w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+            let difference = (f64::from(y[t * rows + n]) - products().sum::<f64>()).abs();
+            note((difference / products().map(f64::abs).sum::<f64>()) as f32 / 2e-6);
+        }
+    }
+}
+
+/// Keys and values are eighths, which bf16 holds exactly.
+fn check_attention(seed: &mut u32, note: &mut impl FnMut(f32)) {
+    for (heads, kv_heads, d, window) in [(9, 3, 64, None), (4, 2, 20, Some(130)), (5, 1, 128, None)] {
+        let op = Attention { q: BufferId(0), slot: KvSlot(0), out: BufferId(0), heads, scale: 0.1, window };
+        for (position, tokens) in [(0, 5), (126, 4), (300, 1)] {
+            let mut eighths =
+                || (0..(position + tokens) * kv_heads * d).map(|_| (random(seed) % 17) as f32 / 8.0 - 1.0).collect();
+            let (k, v): (Vec<f32>, Vec<f32>) = (eighths(), eighths());
+            let Ok(mut kv) = FastKv::new(KvInfo { heads: kv_heads, head_dim: d }) else { std::process::abort() };
+            kv.append(0, &k, &v);
+            let q = values(tokens * heads * d, seed);
+            let (mut out, mut want) = (vec![0.0; q.len()], vec![0.0; d]);
+            kv.attention(&op, position, &q, &mut out);
+            for (i, (q, out)) in q.chunks_exact(d).zip(out.chunks_exact(d)).enumerate() {
+                let (token, head) = (i / heads, i % heads);
+                let seen = op.visible(position + token);
+                let first = (seen.start * kv_heads + head / (heads / kv_heads)) * d;
+                attention::reference(q, &k[first..], &v[first..], kv_heads * d, seen.len(), op.scale, &mut want);
+                for (a, b) in out.iter().zip(&want) {
+                    note((a - b).abs() / 1e-5);
                 }
             }
         }
     }
-    worst
+}
+
+fn check_small(seed: &mut u32, note: &mut impl FnMut(f32)) {
+    for n in [7, 64, 576] {
+        let x: Vec<f32> = values(n, seed).iter().map(|v| v * 20.0).collect();
+        let (w, mut a, mut b) = (values(n, seed), vec![0.0; n], vec![0.0; n]);
+        fast::rms_norm(&x, Some(&w), n, 1e-5, &mut a);
+        rms_norm::reference(&x, Some(&w), n, 1e-5, &mut b);
+        for (a, b) in a.iter().zip(&b) {
+            note((a - b).abs() / (1e-6 * b.abs() + 1e-9));
+        }
+        let (mut a, mut b) = (x.clone(), x.clone());
+        fast::gated_activation(&mut a, &w, Activation::Silu);
+        gated_activation::reference(&mut b, &w, Activation::Silu);
+        for ((a, b), (x, w)) in a.iter().zip(&b).zip(x.iter().zip(&w)) {
+            note((a - b).abs() / (1e-6 * (x * w).abs() + 1e-9));
+        }
+    }
+    for pairing in [Pairing::Adjacent, Pairing::Halves] {
+        let angles = rope::angles(&[1.0, 0.3, 0.1, 0.01], 4097);
+        let mut a = values(24, seed);
+        let mut b = a.clone();
+        fast::rope(&mut a, 8, pairing, &angles);
+        rope::reference(&mut b, 8, pairing, &angles);
+        for (a, b) in a.iter().zip(&b) {
+            note((a - b).abs() / 1.5e-6);
+        }
+    }
 }

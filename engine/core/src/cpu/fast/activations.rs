@@ -11,50 +11,54 @@ pub(super) const TILE: usize = 4;
 /// Both factors of a product carry a power of two that keeps them in f32's range: see [`super::matrix`].
 const UP: f32 = 72_057_594_037_927_936.0; // 2^56
 
-/// 32 inputs of each of `W` tokens, in the orders that the two kinds of dot product read.
+/// 32 inputs of each of four tokens, in the orders that the two kinds of dot product read.
 #[derive(Clone, Copy)]
-#[repr(C, align(8))]
-pub(super) struct InputBlock<const W: usize> {
+#[repr(C, align(16))]
+pub(super) struct InputTile {
     /// `[group of 4][token]`: inputs k, k+2, k+1, k+3.
-    pub(super) bytes: [[[i8; 4]; W]; 8],
+    pub(super) bytes: [[[i8; 4]; TILE]; 8],
     /// `[pair][token]`: inputs k, k+1.
-    pub(super) pairs: [[[i16; 2]; W]; 16],
+    pub(super) pairs: [[[i16; 2]; TILE]; 16],
     /// Each token's scale, times 2^56.
-    pub(super) scale: [f32; W],
+    pub(super) scale: [f32; TILE],
     /// Each token's sum of inputs (`scale · Σ q`), times 2^56.
-    pub(super) sum: [f32; W],
+    pub(super) sum: [f32; TILE],
 }
 
-impl<const W: usize> InputBlock<W> {
-    const EMPTY: Self = Self { bytes: [[[0; 4]; W]; 8], pairs: [[[0; 2]; W]; 16], scale: [0.0; W], sum: [0.0; W] };
+impl InputTile {
+    const EMPTY: Self =
+        Self { bytes: [[[0; 4]; TILE]; 8], pairs: [[[0; 2]; TILE]; 16], scale: [0.0; TILE], sum: [0.0; TILE] };
+}
 
-    #[inline(always)]
-    fn set<S: Simd>(&mut self, s: S, token: usize, x: &[f32; BLOCK]) {
-        let quads: &[[f32; 4]; 8] = bytemuck::cast_ref(x);
-        let (mut most, mut poison) = (s.splat(0.0), s.splat(0.0));
-        for quad in quads {
-            let v = s.load(quad);
-            most = s.max(most, s.abs(v));
-            // A maximum may lose a NaN; a sum of zeros does not.
-            poison = s.mul_add(v, s.splat(0.0), poison);
-        }
-        let (most, poison) = (s.largest(most), s.sum(poison));
-        let inverse = 127.0 / most;
-        // The inverse of nothing, or nearly nothing, overflows: such a block is zero beside anything else.
-        let (scale, inverse) = if inverse.is_finite() { (most / 127.0 + poison, inverse) } else { (poison, 0.0) };
-        let mut sum = 0;
-        for (group, quad) in quads.iter().enumerate() {
-            let mut q = [0.0; 4];
-            s.store(s.nearest(s.mul(s.load(quad), s.splat(inverse))), &mut q);
-            let q = q.map(|q| q as i16);
-            self.bytes[group][token] = [q[0] as i8, q[2] as i8, q[1] as i8, q[3] as i8];
-            self.pairs[2 * group][token] = [q[0], q[1]];
-            self.pairs[2 * group + 1][token] = [q[2], q[3]];
-            sum += i32::from(q[0]) + i32::from(q[1]) + i32::from(q[2]) + i32::from(q[3]);
-        }
-        self.scale[token] = scale * UP;
-        self.sum[token] = scale * sum as f32 * UP;
+/// One token's inputs, in the same orders.
+#[derive(Clone, Default)]
+pub(super) struct InputRow {
+    /// `[8 columns]`: two groups of 4.
+    pub(super) bytes: Vec<[[i8; 4]; 2]>,
+    /// `[8 columns]`: four pairs.
+    pub(super) pairs: Vec<[[i16; 2]; 4]>,
+    /// `[block]`: scale and sum, times 2^56.
+    pub(super) scales: Vec<[f32; 2]>,
+}
+
+/// Quantizes a block: the inputs, their scale and their sum, the last two times 2^56.
+#[inline(always)]
+fn quantize<S: Simd>(s: S, x: &[f32; BLOCK]) -> ([i16; BLOCK], [f32; 2]) {
+    let quads: &[[f32; 4]; 8] = bytemuck::cast_ref(x);
+    let (mut most, mut poison) = (s.splat(0.0), s.splat(0.0));
+    for quad in quads {
+        let v = s.load(quad);
+        most = s.max(most, s.abs(v));
+        // A maximum may lose a NaN; a sum of zeros does not.
+        poison = s.mul_add(v, s.splat(0.0), poison);
     }
+    let (most, poison) = (s.largest(most), s.sum(poison));
+    let inverse = 127.0 / most;
+    // The inverse of nothing, or nearly nothing, overflows: such a block is zero beside anything else.
+    let (scale, inverse) = if inverse.is_finite() { (most / 127.0 + poison, inverse) } else { (poison, 0.0) };
+    let mut all = [0; BLOCK];
+    let sum = s.round_to_i16(x, inverse, &mut all);
+    (all, [scale * UP, scale * sum as f32 * UP])
 }
 
 /// The inputs of a step, quantized once and read by every product that takes them (q, k and v; gate and up).
@@ -62,10 +66,10 @@ impl<const W: usize> InputBlock<W> {
 pub struct Activations {
     tokens: usize,
     cols: usize,
-    /// One token: a block for each 32 columns.
-    pub(super) single: Vec<InputBlock<1>>,
+    /// One token.
+    pub(super) single: InputRow,
     /// More: `[tile of 4 tokens][block]`, the last tile filled up with zeros.
-    pub(super) tiles: Vec<InputBlock<TILE>>,
+    pub(super) tiles: Vec<InputTile>,
 }
 
 impl Activations {
@@ -78,12 +82,15 @@ impl Activations {
         let x = &x[..tokens * cols];
         (self.tokens, self.cols) = (tokens, cols);
         let blocks = cols.div_ceil(BLOCK);
-        self.single.clear();
-        self.tiles.clear();
         if tokens == 1 {
-            self.single.resize(blocks, InputBlock::EMPTY);
+            self.single.bytes.resize(4 * blocks, [[0; 4]; 2]);
+            self.single.pairs.resize(4 * blocks, [[0; 2]; 4]);
+            self.single.scales.resize(blocks, [0.0; 2]);
         } else {
-            self.tiles.resize(tokens.div_ceil(TILE) * blocks, InputBlock::EMPTY);
+            self.tiles.resize(tokens.div_ceil(TILE) * blocks, InputTile::EMPTY);
+            // The tokens that fill up the last tile.
+            let last = self.tiles.len() - blocks;
+            self.tiles[last..].fill(InputTile::EMPTY);
         }
         dispatch(Quantize { to: self, x, blocks });
     }
@@ -119,14 +126,39 @@ impl Kernel for Quantize<'_> {
             last[..rest.len()].copy_from_slice(rest);
             let values = chunks.iter().chain((!rest.is_empty()).then_some(&last));
             if self.to.tokens == 1 {
-                for (block, x) in self.to.single.iter_mut().zip(values) {
-                    block.set(s, 0, x);
+                let to = &mut self.to.single;
+                let (bytes, _) = to.bytes.as_chunks_mut::<4>();
+                let (pairs, _) = to.pairs.as_chunks_mut::<4>();
+                for (((bytes, pairs), scales), x) in bytes.iter_mut().zip(pairs).zip(&mut to.scales).zip(values) {
+                    let (q, scale) = quantize(s, x);
+                    *scales = scale;
+                    *pairs = bytemuck::cast(q);
+                    let (quads, _) = q.as_chunks::<4>();
+                    for (to, q) in bytes.as_flattened_mut().iter_mut().zip(quads) {
+                        *to = narrow(*q);
+                    }
                 }
             } else {
-                for (block, x) in self.to.tiles[first..].iter_mut().zip(values) {
-                    block.set(s, token % TILE, x);
+                for (tile, x) in self.to.tiles[first..].iter_mut().zip(values) {
+                    let t = token % TILE;
+                    let (q, scale) = quantize(s, x);
+                    [tile.scale[t], tile.sum[t]] = scale;
+                    let (pairs, _) = q.as_chunks::<2>();
+                    for (to, q) in tile.pairs.iter_mut().zip(pairs) {
+                        to[t] = *q;
+                    }
+                    let (quads, _) = q.as_chunks::<4>();
+                    for (to, q) in tile.bytes.iter_mut().zip(quads) {
+                        to[t] = narrow(*q);
+                    }
                 }
             }
         }
     }
+}
+
+/// Four inputs in the order of bytes.
+#[inline(always)]
+fn narrow(q: [i16; 4]) -> [i8; 4] {
+    [q[0] as i8, q[2] as i8, q[1] as i8, q[3] as i8]
 }

@@ -10,7 +10,7 @@
 
 use half::f16;
 
-use super::activations::{Activations, BLOCK, InputBlock, TILE};
+use super::activations::{Activations, BLOCK, InputRow, InputTile, TILE};
 use super::simd::{Kernel, Simd, dispatch};
 use crate::error::Result;
 use crate::kernels::matmul::Store;
@@ -26,7 +26,7 @@ const UP: f32 = 72_057_594_037_927_936.0; // 2^56
 type Halves = [[u16; 4]; 2];
 
 /// Eight rows' 32 columns as 4-bit codes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(32))]
 struct Block4 {
     /// `[pair of column groups][half of the rows]`, 16 bytes: for each of 4 rows, columns k, k+2, k+1, k+3 of the first
@@ -288,8 +288,8 @@ fn put<S: Simd>(s: S, sums: [S::F; 2], store: Store, y: &mut [f32]) {
 
 /// A block that the kernels can multiply.
 trait Block: Copy {
-    /// One token: adds the block's part of the eight rows' outputs.
-    fn one<S: Simd>(&self, s: S, x: &InputBlock<1>, sums: &mut [S::F; 2]);
+    /// One token: the outputs of a panel's eight rows.
+    fn one<S: Simd>(s: S, panel: &[Self], x: &InputRow) -> [S::F; 2];
 
     /// What [`Block::many`] reads: codes a byte each, scales and minimums as f32.
     type Open: Copy;
@@ -298,28 +298,38 @@ trait Block: Copy {
     /// Unpacks a block, to be read by many tiles.
     fn open<S: Simd>(&self, s: S, to: &mut Self::Open);
     /// Four tokens: adds the block's part of the eight rows' outputs of each.
-    fn many<S: Simd>(open: &Self::Open, s: S, x: &InputBlock<TILE>, sums: &mut [[S::F; 2]; TILE]);
+    fn many<S: Simd>(open: &Self::Open, s: S, x: &InputTile, sums: &mut [[S::F; 2]; TILE]);
 }
 
 impl Block for Block4 {
     #[inline(always)]
-    fn one<S: Simd>(&self, s: S, x: &InputBlock<1>, sums: &mut [S::F; 2]) {
-        let mut dots = [s.no_sums(); 2];
-        for (i, codes) in self.codes.iter().enumerate() {
-            let low = s.inputs(&x.bytes[2 * i][0], &x.pairs[4 * i][0], &x.pairs[4 * i + 1][0]);
-            let high = s.inputs(&x.bytes[2 * i + 1][0], &x.pairs[4 * i + 2][0], &x.pairs[4 * i + 3][0]);
-            for (dot, codes) in dots.iter_mut().zip(codes) {
-                let codes = s.bytes(codes);
-                *dot = s.dot4(*dot, s.low_nibbles(codes), low);
-                *dot = s.dot4(*dot, s.high_nibbles(codes), high);
+    fn one<S: Simd>(s: S, panel: &[Self], x: &InputRow) -> [S::F; 2] {
+        // A block in rows of 32 bytes: four of codes, one of scales and minimums. Unrolled, the loop over the four needs
+        // more registers than there are, and finishes one half of the rows before it begins the other.
+        let rows: &[[[u16; 8]; 2]] = bytemuck::cast_slice(panel);
+        let four = s.rolled(4);
+        let mut sums = [s.splat(0.0); 2];
+        let inputs = x.bytes.chunks_exact(four).zip(x.pairs.chunks_exact(four));
+        for ((rows, (bytes, pairs)), scales) in rows.chunks_exact(four + 1).zip(inputs).zip(&x.scales) {
+            let mut dots = [s.no_sums(); 2];
+            for ((codes, bytes), pairs) in rows.iter().zip(bytes).zip(pairs) {
+                let low = s.inputs(&bytes[0], &pairs[0], &pairs[1]);
+                let high = s.inputs(&bytes[1], &pairs[2], &pairs[3]);
+                for (dot, codes) in dots.iter_mut().zip(codes) {
+                    let codes = s.bytes(bytemuck::cast_ref(codes));
+                    *dot = s.dot4(*dot, s.low_nibbles(codes), low);
+                    *dot = s.dot4(*dot, s.high_nibbles(codes), high);
+                }
+            }
+            let (scale_x, sum_x) = (s.splat(scales[0]), s.splat(scales[1]));
+            let [scale, min]: &[Halves; 2] = bytemuck::cast_ref(&rows[four]);
+            for half in 0..2 {
+                let scale = s.mul(s.tiny_halves(&scale[half]), scale_x);
+                sums[half] = s.mul_add(s.tiny_halves(&min[half]), sum_x, sums[half]);
+                sums[half] = s.mul_add(s.total(dots[half]), scale, sums[half]);
             }
         }
-        let (scale_x, sum_x) = (s.splat(x.scale[0]), s.splat(x.sum[0]));
-        for half in 0..2 {
-            let scale = s.mul(s.tiny_halves(&self.scale[half]), scale_x);
-            sums[half] = s.mul_add(s.total(dots[half]), scale, sums[half]);
-            sums[half] = s.mul_add(s.tiny_halves(&self.min[half]), sum_x, sums[half]);
-        }
+        sums
     }
 
     type Open = Open4;
@@ -341,7 +351,7 @@ impl Block for Block4 {
     }
 
     #[inline(always)]
-    fn many<S: Simd>(open: &Open4, s: S, x: &InputBlock<TILE>, sums: &mut [[S::F; 2]; TILE]) {
+    fn many<S: Simd>(open: &Open4, s: S, x: &InputTile, sums: &mut [[S::F; 2]; TILE]) {
         let mut dots = [[s.no_sums(); 2]; TILE];
         for (i, codes) in open.codes.iter().enumerate() {
             let codes = [s.bytes(&codes[0]), s.bytes(&codes[1])];
@@ -374,21 +384,26 @@ struct Open4 {
 
 impl<M: Min> Block for Block8<M> {
     #[inline(always)]
-    fn one<S: Simd>(&self, s: S, x: &InputBlock<1>, sums: &mut [S::F; 2]) {
-        let mut dots = [s.zero_i32(); 2];
-        for (codes, x) in self.codes.iter().zip(&x.pairs) {
-            let x = s.pair(&x[0]);
-            dots[0] = s.dot2(dots[0], &codes[0], x);
-            dots[1] = s.dot2(dots[1], &codes[1], x);
-        }
-        let scale_x = s.splat(x.scale[0]);
-        for half in 0..2 {
-            let scale = s.mul(s.tiny_halves(&self.scale[half]), scale_x);
-            sums[half] = s.mul_add(s.to_f32(dots[half]), scale, sums[half]);
-            if let Some(min) = self.min.get() {
-                sums[half] = s.mul_add(s.tiny_halves(&min[half]), s.splat(x.sum[0]), sums[half]);
+    fn one<S: Simd>(s: S, panel: &[Self], x: &InputRow) -> [S::F; 2] {
+        let mut sums = [s.splat(0.0); 2];
+        let (inputs, _) = x.pairs.as_chunks::<4>();
+        for ((block, x), scales) in panel.iter().zip(inputs).zip(&x.scales) {
+            let mut dots = [s.zero_i32(); 2];
+            for (codes, x) in block.codes.iter().zip(x.as_flattened()) {
+                let x = s.pair(x);
+                dots[0] = s.dot2(dots[0], &codes[0], x);
+                dots[1] = s.dot2(dots[1], &codes[1], x);
+            }
+            let (scale_x, sum_x) = (s.splat(scales[0]), s.splat(scales[1]));
+            for half in 0..2 {
+                let scale = s.mul(s.tiny_halves(&block.scale[half]), scale_x);
+                if let Some(min) = block.min.get() {
+                    sums[half] = s.mul_add(s.tiny_halves(&min[half]), sum_x, sums[half]);
+                }
+                sums[half] = s.mul_add(s.to_f32(dots[half]), scale, sums[half]);
             }
         }
+        sums
     }
 
     // The load that widens costs as much as one that does not, so there is nothing to unpack.
@@ -401,7 +416,7 @@ impl<M: Min> Block for Block8<M> {
     }
 
     #[inline(always)]
-    fn many<S: Simd>(open: &Self, s: S, x: &InputBlock<TILE>, sums: &mut [[S::F; 2]; TILE]) {
+    fn many<S: Simd>(open: &Self, s: S, x: &InputTile, sums: &mut [[S::F; 2]; TILE]) {
         let mut dots = [[s.zero_i32(); 2]; TILE];
         for (codes, x) in open.codes.iter().zip(&x.pairs) {
             for (dots, x) in dots.iter_mut().zip(x) {
@@ -426,7 +441,7 @@ impl<M: Min> Block for Block8<M> {
 /// The product for one token: every weight is read once, in order.
 struct One<'a, B> {
     blocks: &'a [B],
-    x: &'a [InputBlock<1>],
+    x: &'a InputRow,
     y: &'a mut [f32],
     store: Store,
 }
@@ -435,12 +450,8 @@ impl<B: Block> Kernel for One<'_, B> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for (panel, y) in self.blocks.chunks_exact(self.x.len()).zip(self.y.chunks_mut(ROWS)) {
-            let mut sums = [s.splat(0.0); 2];
-            for (block, x) in panel.iter().zip(self.x) {
-                block.one(s, x, &mut sums);
-            }
-            put(s, sums, self.store, y);
+        for (panel, y) in self.blocks.chunks_exact(self.x.scales.len()).zip(self.y.chunks_mut(ROWS)) {
+            put(s, B::one(s, panel, self.x), self.store, y);
         }
     }
 }
@@ -451,7 +462,7 @@ const DEPTH: usize = 24;
 /// The product for several tokens: eight rows are unpacked once and meet all tokens, four at a time.
 struct Many<'a, B> {
     blocks: &'a [B],
-    x: &'a [InputBlock<TILE>],
+    x: &'a [InputTile],
     y: &'a mut [f32],
     rows: usize,
     /// Blocks in a row.

@@ -33,6 +33,12 @@ pub(super) trait Simd: Copy {
     /// The high four bits of each byte.
     fn high_nibbles(self, v: Self::I) -> Self::I;
 
+    /// `n`, where the compiler must not see it: the length of a loop that costs registers when unrolled.
+    #[inline(always)]
+    fn rolled(self, n: usize) -> usize {
+        n
+    }
+
     /// Empty sums.
     fn no_sums(self) -> Self::Sums;
     /// Spreads four inputs: `bytes` holds them as k, k+2, k+1, k+3, `first` as k, k+1, `second` as k+2, k+3.
@@ -82,14 +88,25 @@ pub(super) trait Simd: Copy {
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// The absolute values.
     fn abs(self, v: Self::F) -> Self::F;
-    /// Rounds to whole numbers, ties to even.
-    fn nearest(self, v: Self::F) -> Self::F;
+    /// Rounds eight numbers within ±32,767 to whole ones, ties to even.
+    fn round(self, low: Self::F, high: Self::F, to: &mut [i16; 8]);
     /// `2^n` from `n + 1.5·2^23`, for whole n in −126..=127.
     fn power(self, n: Self::F) -> Self::F;
     /// `(a0, b0, a1, b1), (a2, b2, a3, b3)` to `(a0..a3), (b0..b3)`.
     fn unzip(self, low: Self::F, high: Self::F) -> [Self::F; 2];
     /// The inverse of [`Simd::unzip`].
     fn zip(self, a: Self::F, b: Self::F) -> [Self::F; 2];
+
+    /// `x · factor` rounded, and the sum of that. Products are within ±32,767.
+    #[inline(always)]
+    fn round_to_i16(self, x: &[f32; 32], factor: f32, to: &mut [i16; 32]) -> i32 {
+        let factor = self.splat(factor);
+        let x: &[[[f32; 4]; 2]; 4] = bytemuck::cast_ref(x);
+        for (x, to) in x.iter().zip(to.as_chunks_mut::<8>().0) {
+            self.round(self.mul(self.load(&x[0]), factor), self.mul(self.load(&x[1]), factor), to);
+        }
+        to.iter().map(|q| i32::from(*q)).sum()
+    }
 
     /// The sum of the four.
     #[inline(always)]
@@ -305,8 +322,10 @@ mod portable {
             v.map(f32::abs)
         }
         #[inline(always)]
-        fn nearest(self, v: [f32; 4]) -> [f32; 4] {
-            v.map(f32::round_ties_even)
+        fn round(self, low: [f32; 4], high: [f32; 4], to: &mut [i16; 8]) {
+            for (to, v) in to.iter_mut().zip(low.iter().chain(&high)) {
+                *to = v.round_ties_even() as i16;
+            }
         }
         #[inline(always)]
         fn power(self, n: [f32; 4]) -> [f32; 4] {
@@ -483,8 +502,10 @@ mod avx2 {
             op!(_mm_andnot_ps(_mm_set1_ps(-0.0), v))
         }
         #[inline(always)]
-        fn nearest(self, v: __m128) -> __m128 {
-            op!(_mm_round_ps::<8>(v))
+        fn round(self, low: __m128, high: __m128, to: &mut [i16; 8]) {
+            let both = op!(_mm_packs_epi32(_mm_cvtps_epi32(low), _mm_cvtps_epi32(high)));
+            // SAFETY: as above, and the reference covers the 16 bytes that are written.
+            unsafe { _mm_storeu_si128(core::ptr::from_mut(to).cast(), both) }
         }
         #[inline(always)]
         fn power(self, n: __m128) -> __m128 {
@@ -566,6 +587,10 @@ mod wasm {
         #[cfg(not(target_feature = "relaxed-simd"))]
         type X = [v128; 2];
 
+        #[inline(always)]
+        fn rolled(self, n: usize) -> usize {
+            black_box(n)
+        }
         #[inline(always)]
         fn bytes(self, b: &[u8; 16]) -> v128 {
             load!(v128_load, b)
@@ -702,8 +727,11 @@ mod wasm {
             f32x4_abs(v)
         }
         #[inline(always)]
-        fn nearest(self, v: v128) -> v128 {
-            f32x4_nearest(v)
+        fn round(self, low: v128, high: v128, to: &mut [i16; 8]) {
+            // Adding 1.5·2^23 rounds and leaves the whole number in the low 16 bits.
+            let shift = f32x4_splat(12_582_912.0);
+            let (low, high) = (f32x4_add(low, shift), f32x4_add(high, shift));
+            store!(i16x8_shuffle::<0, 2, 4, 6, 8, 10, 12, 14>(low, high), to);
         }
         #[inline(always)]
         fn power(self, n: v128) -> v128 {
