@@ -1,6 +1,7 @@
 //! What the fuzz targets do with their bytes: anything but a panic, a hang or a large allocation is fine. The corpus is
 //! replayed through the same functions by an ordinary test.
 #![allow(dead_code, reason = "each target uses one of the functions")]
+#![allow(unreachable_pub, reason = "the fuzz targets and the replaying test each include this file as a module")]
 
 use sotto_core::cpu::{CpuExecutor, CpuPath};
 use sotto_core::formats::gguf::{Gguf, Parsed};

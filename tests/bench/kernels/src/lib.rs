@@ -294,9 +294,8 @@ pub extern "C" fn verify() -> f32 {
 /// Inputs are whole numbers of which one is 127, so that int8 holds them exactly.
 fn check_product(matrix: &FastMatrix, tokens: usize, seed: &mut u32, note: &mut impl FnMut(f32)) {
     let (rows, cols) = (matrix.rows(), matrix.cols());
-    let x: Vec<f32> = (0..tokens * cols)
-        .map(|i| if i % 32 == 5 { 127.0 } else { (random(seed) % 255) as f32 - 127.0 })
-        .collect();
+    let x: Vec<f32> =
+        (0..tokens * cols).map(|i| if i % 32 == 5 { 127.0 } else { (random(seed) % 255) as f32 - 127.0 }).collect();
     let mut input = Activations::default();
     input.quantize(&x, tokens, cols);
     let mut y = vec![0.0; tokens * rows];
