@@ -96,26 +96,29 @@ async function stop (popup) {
 const TRIES = 3
 
 scenario('popup: Stop within 300 ms keeps the text', async ({ browser, openPage, note }) => {
-  const tab = await openPage(LONG)
-  const popup = await openPopup(browser, tab)
-  await ready(popup)
   /** @type {number[]} */
   const times = []
-  for (let i = 0; i < TRIES && !times.some((time) => time <= 300); i++) {
-    await ask(popup, `What did the visitors of month ${i + 3} lose?`)
+  for (let i = 0; i < 2 * TRIES && times.length < TRIES && !times.some((time) => time <= 300); i++) {
+    const tab = await openPage(LONG.replaceAll('Harrow Fell', `Harrow Fell ${i}`))
+    const popup = await openPopup(browser, tab)
+    await summarize(popup)
     const before = await writing(popup)
     const { answer, time } = await stop(popup)
+    const stopped = answer.notices.some((text) => /stopped/i.test(text))
+    // An answer of a few words may have been finished before the click.
+    if (!stopped && answer.text.length > before.text.length) continue
     times.push(Math.round(time))
+    check(stopped, 'it does not say that it was stopped')
     check(answer.text.startsWith(before.text.slice(0, 10)) && answer.text.length >= before.text.length, `text lost: "${before.text}" → "${answer.text}"`)
     await sleep(500)
     check((await lastTurn(popup))?.text === answer.text, 'it wrote on after Stop')
-    check(answer.notices.some((text) => /stopped/i.test(text)), 'it does not say that it was stopped')
+    // What was read stays usable: the next question goes on from it.
+    await ask(popup, 'What did the station measure in month 5?')
+    check(!(await finished(() => lastTurn(popup))).failure, 'the next question failed')
+    await tab.close()
   }
   check(times.some((time) => time <= 300), `stopped after ${times.join(', ')} ms`)
   note(`stopped after ${times.join(', ')} ms`)
-  // What was read stays usable: the next question goes on from it.
-  await ask(popup, 'What did the station at Harrow Fell measure?')
-  check(!(await finished(() => lastTurn(popup))).failure, 'the next question failed')
 })
 
 scenario('popup: Stop within 300 ms while it reads', async ({ browser, openPage, note }) => {
