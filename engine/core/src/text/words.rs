@@ -244,11 +244,7 @@ fn separator_len(word: &str, part: &str) -> usize {
 
 /// Counts words as a reader does: runs between spaces, and half the characters where there are no spaces.
 pub fn count_words(text: &str) -> usize {
-<<<<<<< HEAD
     let (mut words, mut characters, mut inside) = (0usize, 0usize, false);
-=======
-    let (mut words, mut characters, mut inside) = (0_usize, 0_usize, false);
->>>>>>> text
     for c in text.chars() {
         let unspaced = is_unspaced(c);
         if unspaced {
