@@ -268,6 +268,11 @@ fn reference_checks(steps: &mut Vec<Step>) -> Result<()> {
                 command.arg("--reference").arg(&folder).args(["--device", device]);
                 if device == "cpu" {
                     command.args(["--path", path]);
+                    if path == "fast" && !folder.ends_with("starter") {
+                        // Random weights give nearly flat logits, whose near ties any rounding reorders: there the
+                        // divergence is the test, and the choice only a coarse one.
+                        command.args(["--top-1", "0.85"]);
+                    }
                 } else if folder.ends_with("starter") {
                     // A software device takes minutes for the long prompts; a real one runs them all.
                     command.args(["--prompt", "plain", "--steps", "8"]);

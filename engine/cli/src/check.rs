@@ -33,8 +33,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         }
         check::tokenization(&model.model.tokenizer, &reference, &mut report);
         if device == DeviceChoice::Cpu(CpuPath::Fast) {
+            let top_1 = arguments.number("top-1", check::TOP_1)?;
             let mut exact = load::generator(&model, DeviceChoice::Cpu(CpuPath::Reference))?;
-            pollster::block_on(check::fast(&mut generator, &mut exact, &reference, &mut report))?;
+            pollster::block_on(check::fast(&mut generator, &mut exact, &reference, top_1, &mut report))?;
         } else {
             pollster::block_on(check::exact(&mut generator, &reference, &tensors, &mut report))?;
         }

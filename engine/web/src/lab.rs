@@ -154,7 +154,7 @@ impl Lab {
         if is_fast {
             let preference = Preference::Cpu(CpuPath::Reference);
             let mut exact = Host::load(model, bytes, CONTEXT, preference, &mut |_| {}).await?;
-            check::fast(&mut self.host.generator, &mut exact.generator, &reference, &mut report).await?;
+            check::fast(&mut self.host.generator, &mut exact.generator, &reference, check::TOP_1, &mut report).await?;
         } else {
             check::exact(&mut self.host.generator, &reference, &tensors, &mut report).await?;
         }
