@@ -24,7 +24,7 @@ web.serve('127.0.0.1', folder(join(REPOSITORY, 'tests/pages')))
 const url = options.page ?? `http://127.0.0.1:${web.port}/article/page.html`
 // On Wayland nothing may click for the user: the browser shows itself there and the shortcut stands in for the menu.
 const seen = display ?? /** @type {any} */ ({ env: {} })
-const browser = await Browser.start({ display: seen, gpu: options.gpu })
+const browser = await Browser.start({ display: seen, gpu: options.gpu ? 'hardware' : undefined })
 
 const line = (/** @type {string} */ text = '') => process.stdout.write(`${text}\n`)
 const seconds = (/** @type {number} */ ms) => `${(ms / 1000).toFixed(2)} s`

@@ -186,4 +186,4 @@ scenario('popup: a software adapter is passed over, and it says so', async ({ br
   check(/adapter|graphics|software/i.test(reason), `why: "${reason}"`)
   await summarize(popup)
   check(!(await finished(() => lastTurn(popup))).failure, 'the answer failed')
-}, { gpu: true, flags: ['--use-webgpu-adapter=swiftshader'] })
+}, { gpu: 'software' })
