@@ -45,7 +45,7 @@ const row = (result, name, threads) => ({ ...result, name, threads, memoryBytes:
 /** A run takes minutes; this says that it goes on. @param {string} what */
 const say = (what) => process.stderr.write(`${what}\n`)
 
-const lab = await Lab.start({ gpu: options.gpu })
+const lab = await Lab.start({ gpu: options.gpu ? 'hardware' : undefined })
 /** @type {Row[]} */
 const rows = []
 try {

@@ -3,7 +3,7 @@
 import { Lab } from './lab.mjs'
 
 const device = /** @type {'cpu' | 'reference' | 'gpu'} */ (process.argv[2] ?? 'cpu')
-const lab = await Lab.start({ gpu: device === 'gpu', flags: device === 'gpu' ? ['--use-webgpu-adapter=swiftshader'] : [] })
+const lab = await Lab.start({ gpu: device === 'gpu' ? 'software' : undefined })
 let passed = true
 try {
   // Both modules compute on the CPU; the plain one is for browsers without relaxed SIMD.

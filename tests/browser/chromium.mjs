@@ -18,6 +18,12 @@ export function extensionId (folder) {
   return [...hash.slice(0, 32)].map((digit) => String.fromCharCode(97 + parseInt(digit, 16))).join('')
 }
 
+/** On Linux a graphics adapter is reached through Vulkan. */
+const GPU_FLAGS = {
+  hardware: ['--enable-unsafe-webgpu', '--enable-features=Vulkan', '--ignore-gpu-blocklist'],
+  software: ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader']
+}
+
 /** The manifest's key for a command, such as `Alt+Shift+S`. @param {string} command */
 export function shortcut (command) {
   const key = JSON.parse(readFileSync(join(DIST, 'manifest.json'), 'utf8')).commands[command]?.suggested_key?.default
@@ -30,7 +36,7 @@ export function shortcut (command) {
  * @property {import('./display.mjs').Display | null} [display] where to draw; headless without one
  * @property {import('./web.mjs').Web | null} [web] the web it sees; the real one without
  * @property {string | null} [extension] the extension's folder
- * @property {boolean} [gpu] offers WebGPU, on software when there is no adapter
+ * @property {'hardware' | 'software'} [gpu] offers WebGPU: on a graphics adapter, or on the software one that comes with Chromium
  * @property {string[]} [flags] more flags
  */
 
@@ -50,7 +56,7 @@ export class Browser {
   }
 
   /** @param {Options} options */
-  static async start ({ display = null, web = null, extension = DIST, gpu = false, flags = [] } = {}) {
+  static async start ({ display = null, web = null, extension = DIST, gpu, flags = [] } = {}) {
     const binary = process.env.SOTTO_CHROMIUM ?? '/usr/lib/chromium/chromium'
     const profile = mkdtempSync(join(tmpdir(), 'sotto-'))
     if (extension) {
@@ -67,7 +73,7 @@ export class Browser {
       `--log-net-log=${join(profile, 'net-log.json')}`, '--net-log-capture-mode=IncludeSensitive',
       '--test-type', '--disable-dev-shm-usage', '--window-position=0,0', '--window-size=1200,850', '--force-device-scale-factor=1', '--lang=en-US',
       ...(noSandbox ? ['--no-sandbox'] : []),
-      ...(gpu ? ['--enable-unsafe-webgpu', '--enable-features=Vulkan'] : display && !process.env.DISPLAY ? ['--disable-gpu'] : []),
+      ...(gpu ? GPU_FLAGS[gpu] : display && !process.env.DISPLAY ? ['--disable-gpu'] : []),
       ...(display ? [] : ['--headless=new']),
       ...(web?.flags ?? []), ...flags, 'about:blank'
     ], { env: { ...process.env, LANG: 'en_US.UTF-8', LANGUAGE: 'en', ...display?.env }, stdio: ['ignore', 'ignore', 'pipe', 'pipe', 'pipe'], detached: true })

@@ -7,7 +7,7 @@ import { card, finished, lastTurn, middleOf } from './answers.mjs'
 import { sleep, until } from './cdp.mjs'
 import { Browser, REPOSITORY, screenshot, shortcut } from './chromium.mjs'
 import { Display } from './display.mjs'
-import { onPage } from './entries.mjs'
+import { onPage, onSelection } from './entries.mjs'
 import { chooseMenu, clickAt, closePopup, openPopup, press } from './gestures.mjs'
 import { Web, folder } from './web.mjs'
 /** @import { Tab } from './chromium.mjs' */
@@ -24,25 +24,36 @@ web.serve('127.0.0.1', folder(join(REPOSITORY, 'tests/pages')))
 const url = options.page ?? `http://127.0.0.1:${web.port}/article/page.html`
 // On Wayland nothing may click for the user: the browser shows itself there and the shortcut stands in for the menu.
 const seen = display ?? /** @type {any} */ ({ env: {} })
-const browser = await Browser.start({ display: seen, gpu: options.gpu })
+const browser = await Browser.start({ display: seen, gpu: options.gpu ? 'hardware' : undefined })
 
 const line = (/** @type {string} */ text = '') => process.stdout.write(`${text}\n`)
 const seconds = (/** @type {number} */ ms) => `${(ms / 1000).toFixed(2)} s`
 
-/** Summarizes the page and prints the answer while it comes. @param {Tab} tab @param {string} name */
-async function summarize (tab, name) {
+/**
+ * Summarizes the page, or all of it below its first paragraphs, and prints the answer while it comes.
+ * @param {Tab} tab @param {string} name @param {'page' | 'selection'} what
+ */
+async function summarize (tab, name, what) {
+  const selector = await tab.eval((what) => {
+    const paragraphs = [...document.querySelectorAll('main p, article p, p, h1, h2')].filter((p) => (p.textContent ?? '').trim())
+    const inView = (/** @type {Element} */ element) => {
+      const box = element.getBoundingClientRect()
+      return box.top >= 0 && box.bottom < innerHeight && box.width > 100
+    }
+    // A selection that begins elsewhere shares no beginning with the page: nothing of it has been read before.
+    const from = paragraphs[Math.min(2, paragraphs.length - 1)]
+    if (what === 'selection') {
+      from.scrollIntoView({ block: 'start', behavior: 'instant' })
+      getSelection()?.setBaseAndExtent(from, 0, paragraphs[paragraphs.length - 1], paragraphs[paragraphs.length - 1].childNodes.length)
+    }
+    const found = what === 'selection' ? from : paragraphs.find(inView) ?? document.body
+    found.setAttribute('data-sotto-demo', '')
+    return '[data-sotto-demo]'
+  }, what)
   let start
   if (display) {
-    const selector = await tab.eval(() => {
-      const inView = (/** @type {Element} */ element) => {
-        const box = element.getBoundingClientRect()
-        return box.top >= 0 && box.bottom < innerHeight && box.width > 100
-      }
-      const found = [...document.querySelectorAll('main p, article p, p, h1, h2')].find(inView) ?? document.body
-      found.setAttribute('data-sotto-demo', '')
-      return '[data-sotto-demo]'
-    })
-    start = await chooseMenu(display, tab, selector, onPage('s'), { screenshot: join(shots, `${name}-menu.png`) })
+    const entry = what === 'page' ? onPage('s') : onSelection('s')
+    start = await chooseMenu(display, tab, selector, entry, { screenshot: join(shots, `${name}-menu.png`) })
   } else {
     start = performance.now()
     await press(tab, shortcut('summarize'))
@@ -87,7 +98,7 @@ let failure = null
 try {
   line(`Opening ${url}`)
   const tab = await browser.open(url)
-  const cold = await summarize(tab, 'cold')
+  const cold = await summarize(tab, 'cold', 'page')
   await sleep(200)
   await tab.screenshot(join(shots, 'card-light.png'))
   if (display) await display.screenshot(join(shots, 'window.png'))
@@ -95,9 +106,9 @@ try {
   await tab.screenshot(join(shots, 'card-dark.png'))
   await tab.send('Emulation.setEmulatedMedia', { features: [] })
 
-  line('\nThe same once more, in a new tab, with the model loaded:')
+  line('\nNow a selection, in a new tab, with the model loaded:')
   const again = await browser.open(url)
-  const warm = await summarize(again, 'warm')
+  const warm = await summarize(again, 'warm', 'selection')
 
   const popup = await openPopup(browser, again)
   await until(() => popup.eval('!document.querySelector("#summarize").disabled'))

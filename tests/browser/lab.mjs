@@ -17,8 +17,8 @@ export class Lab {
     this.browser = browser
   }
 
-  /** @param {{ gpu?: boolean, flags?: string[] }} [options] */
-  static async start ({ gpu = false, flags = [] } = {}) {
+  /** @param {{ gpu?: 'hardware' | 'software', flags?: string[] }} [options] */
+  static async start ({ gpu, flags = [] } = {}) {
     const web = await Web.start()
     const repository = folder(REPOSITORY, ISOLATED)
     web.serve('127.0.0.1', (url, response, request) => url.pathname === '/model.gguf' ? file(MODEL, response, request, ISOLATED) : repository(url, response, request))

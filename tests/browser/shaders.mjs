@@ -23,7 +23,7 @@ const shaders = list.map((listed) => ({
 const web = await Web.start()
 // WebGPU wants a secure context; this machine's own address is one.
 web.serve('127.0.0.1', page('<!doctype html><title>Shaders</title>'))
-const browser = await Browser.start({ extension: null, gpu: true, flags: ['--use-webgpu-adapter=swiftshader'] })
+const browser = await Browser.start({ extension: null, gpu: 'software' })
 let failed = 0
 try {
   const tab = await browser.open(`http://127.0.0.1:${web.port}/`)

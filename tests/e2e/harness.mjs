@@ -21,10 +21,10 @@ export const ARTICLE = `${NEWS}/article/page.html`
  * @property {(html: string, host?: string) => Promise<Tab>} openPage shows a page of this HTML on a host of its own
  */
 
-/** @type {{ name: string, options: { flags?: string[], gpu?: boolean }, body: (stage: Stage) => Promise<void> }[]} */
+/** @type {{ name: string, options: { flags?: string[], gpu?: 'hardware' | 'software' }, body: (stage: Stage) => Promise<void> }[]} */
 const scenarios = []
 
-/** @param {string} name @param {(stage: Stage) => Promise<void>} body @param {{ flags?: string[], gpu?: boolean }} [options] */
+/** @param {string} name @param {(stage: Stage) => Promise<void>} body @param {{ flags?: string[], gpu?: 'hardware' | 'software' }} [options] */
 export function scenario (name, body, options = {}) {
   scenarios.push({ name, options, body })
 }
@@ -60,7 +60,7 @@ export async function runAll (only = '') {
   return failed
 }
 
-/** @param {Display} display @param {string} name @param {{ flags?: string[], gpu?: boolean }} options @param {(stage: Stage) => Promise<void>} body @param {(text: string) => void} note */
+/** @param {Display} display @param {string} name @param {{ flags?: string[], gpu?: 'hardware' | 'software' }} options @param {(stage: Stage) => Promise<void>} body @param {(text: string) => void} note */
 async function run (display, name, options, body, note) {
   const web = await Web.start()
   web.serve('news.test', folder(join(REPOSITORY, 'tests/pages')))

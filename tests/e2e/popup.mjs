@@ -175,3 +175,15 @@ scenario('popup: Retry asks again', async ({ browser, openPage }) => {
   check(second.passages.join() === first.passages.join(), 'other key sentences the second time')
   check(second.text.length > 0, 'nothing was written the second time')
 })
+
+scenario('popup: a software adapter is passed over, and it says so', async ({ browser, openPage }) => {
+  const tab = await openPage(FERRY)
+  const popup = await openPopup(browser, tab)
+  await expect('the model is loaded', () => popup.eval('document.querySelector("#device")?.hidden === false'), 60_000)
+  const device = await popup.eval('document.querySelector("#device-name").textContent')
+  const reason = await popup.eval('document.querySelector("#device-reason").textContent')
+  check(/CPU/.test(device), `it runs on "${device}"`)
+  check(/adapter|graphics|software/i.test(reason), `why: "${reason}"`)
+  await summarize(popup)
+  check(!(await finished(() => lastTurn(popup))).failure, 'the answer failed')
+}, { gpu: 'software' })

@@ -150,6 +150,7 @@ fn steps() -> Result<Vec<Step>> {
         run("types of the tests", minutes(5), || tsc("tests/tsconfig.json")),
     ];
     steps.push(rust_tests("rust tests, lavapipe", Driver::Lavapipe, &["--workspace", "--exclude", "xtask"]));
+    steps.push(cargo_step("rust tests, xtask", &["test", "--quiet", "--profile", "xtask", "-p", "xtask"]));
     // Another implementation with other limits: no f16, subgroups of four.
     steps.push(rust_tests("gpu tests, swiftshader", Driver::SwiftShader, &["-p", "sotto-core", "--lib", "gpu::"]));
     reference_checks(&mut steps)?;
