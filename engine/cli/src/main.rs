@@ -1,10 +1,11 @@
-//! The engine natively: `check`, `generate`, `bench`, `inspect`.
+//! The engine natively: `check`, `generate`, `bench`, `inspect`, `synth`.
 
 mod arguments;
 mod check;
 mod generate;
 mod inspect;
 mod load;
+mod synth;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,9 @@ sotto-cli runs the engine on this machine. MODEL is a GGUF file or a Hugging Fac
       prints JSON: prefill and decode tokens/s at 128, 512 and 2,048 tokens of context, peak memory
   sotto-cli inspect FILE
       says what a model file holds
+  sotto-cli synth e2b-mobile|e4b-mobile|e2b-q4_0|tiny-mobile|tiny-q4_0 DIR [--tokenizer FILE] [--seed S]
+      writes a checkpoint of Gemma 4's names, shapes, types and length with random weights, to measure size and speed;
+      `synth tokenizer DIR` writes the tokenizer alone. FILE is Gemma's tokenizer.json; npm ci brings the usual one
 ";
 
 fn main() -> ExitCode {
@@ -31,6 +35,7 @@ fn main() -> ExitCode {
         "generate" => generate::run,
         "bench" => generate::bench,
         "inspect" => inspect::run,
+        "synth" => synth::run,
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

@@ -1,0 +1,241 @@
+//! A tensor to be made, and the random numbers that fill it.
+
+use std::io::{self, Write};
+
+/// Bytes made at once.
+const PIECE: usize = 1 << 20;
+
+/// How a tensor's elements are stored, in the order in which safetensors files hold them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Dtype {
+    F32,
+    Bf16,
+    I8,
+    U8,
+}
+
+impl Dtype {
+    /// Its name in a safetensors header.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::Bf16 => "BF16",
+            Self::I8 => "I8",
+            Self::U8 => "U8",
+        }
+    }
+
+    fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+            Self::I8 | Self::U8 => 1,
+        }
+    }
+}
+
+/// What a tensor holds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Fill {
+    /// Offset-binary codes of 2 bits: mostly −1, 0 and 1, so that they have hardly a mean; one word in sixteen has all four.
+    Codes2,
+    /// Codes of 4 or 8 bits, any value.
+    Codes,
+    /// Numbers spread evenly over `middle ± spread`.
+    Numbers { middle: f32, spread: f32 },
+    /// One scale a row around `middle`, as [`Fill::Numbers`]; `quiet` says which rows get an eighth of it.
+    RowScales { middle: f32, quiet: fn(u64) -> bool },
+    /// Blocks of GGUF's Q4_0: an f16 scale, 32 codes of 4 bits.
+    Q4Blocks { scale: f32 },
+    /// Blocks of GGUF's Q6_K: 256 codes of 6 bits, 16 scales of 8 bits, an f16 scale. `quiet` as above, for rows of so many blocks.
+    Q6Blocks { scale: f32, row: u64, quiet: fn(u64) -> bool },
+    /// Exactly these f32 numbers.
+    Given(&'static [f32]),
+}
+
+/// A tensor to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<u64>,
+    pub(crate) fill: Fill,
+    /// Tensors with the same number here and the same shape hold the same bytes.
+    pub(crate) seed: u64,
+}
+
+impl Tensor {
+    pub(crate) fn new(name: String, dtype: Dtype, shape: &[u64], fill: Fill) -> Self {
+        let seed = hash(&name);
+        Self { name, dtype, shape: shape.to_vec(), fill, seed }
+    }
+
+    /// Bytes in the file.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.shape.iter().product::<u64>() * self.dtype.bytes()
+    }
+
+    /// Writes the tensor's bytes, a piece at a time.
+    pub(crate) fn write(&self, seed: u64, out: &mut impl Write) -> io::Result<()> {
+        let mut random = Random(self.seed ^ seed);
+        write(self.fill, self.dtype, self.bytes(), &mut random, out)
+    }
+}
+
+/// Writes `bytes` bytes of `fill`.
+pub(crate) fn write(fill: Fill, dtype: Dtype, bytes: u64, random: &mut Random, out: &mut impl Write) -> io::Result<()> {
+    let unit = match fill {
+        Fill::Q4Blocks { .. } => 18,
+        Fill::Q6Blocks { .. } => 210,
+        _ => 8,
+    };
+    let mut piece = vec![0; PIECE / unit * unit];
+    let (mut left, mut unit_number) = (bytes, 0);
+    while left > 0 {
+        let len = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let piece = &mut piece[..len];
+        for (number, unit) in (unit_number..).zip(piece.chunks_mut(unit)) {
+            fill_unit(fill, dtype, number, random, unit);
+        }
+        unit_number += len.div_ceil(unit) as u64;
+        out.write_all(piece)?;
+        left -= len as u64;
+    }
+    Ok(())
+}
+
+/// Fills one block, or eight bytes or the rest of them.
+fn fill_unit(fill: Fill, dtype: Dtype, number: u64, random: &mut Random, unit: &mut [u8]) {
+    let mut elements = |unit: &mut [u8], value: &mut dyn FnMut(u64, &mut Random) -> f32| {
+        let width = dtype.bytes() as usize;
+        let first = number * 8 / width as u64;
+        for (index, element) in (first..).zip(unit.chunks_mut(width)) {
+            // The upper half of an f32 is a bf16, rounded towards zero.
+            let bytes = value(index, random).to_le_bytes();
+            element.copy_from_slice(&bytes[4 - width..]);
+        }
+    };
+    match fill {
+        Fill::Codes => copy(unit, random.next()),
+        Fill::Codes2 => {
+            const LOW: u64 = 0x5555_5555_5555_5555;
+            let bits = random.next();
+            let sum = (bits & LOW) + (bits >> 1 & LOW) + LOW;
+            copy(unit, if number.is_multiple_of(16) { bits } else { sum });
+        }
+        Fill::Numbers { middle, spread } => elements(unit, &mut |_, random| middle + spread * random.unit()),
+        Fill::RowScales { middle, quiet } => {
+            elements(unit, &mut |row, random| loudness(row, quiet) * middle * (1.0 + 0.25 * random.unit()));
+        }
+        Fill::Given(numbers) => elements(unit, &mut |index, _| numbers[index as usize % numbers.len()]),
+        Fill::Q4Blocks { scale } => {
+            let (head, codes) = unit.split_at_mut(2);
+            head.copy_from_slice(&half(scale * (1.0 + 0.25 * random.unit())));
+            codes.chunks_mut(8).for_each(|part| copy(part, random.next()));
+        }
+        Fill::Q6Blocks { scale, row, quiet } => {
+            let (codes, tail) = unit.split_at_mut(192);
+            codes.chunks_mut(8).for_each(|part| copy(part, random.next()));
+            let (scales, last) = tail.split_at_mut(16);
+            // 48 … 79, so that no group is silent.
+            scales
+                .chunks_mut(8)
+                .for_each(|part| copy(part, (random.next() & 0x1f1f_1f1f_1f1f_1f1f) + 0x3030_3030_3030_3030));
+            last.copy_from_slice(&half(loudness(number / row, quiet) * scale));
+        }
+    }
+}
+
+fn loudness(row: u64, quiet: fn(u64) -> bool) -> f32 {
+    if quiet(row) { 0.125 } else { 1.0 }
+}
+
+fn copy(unit: &mut [u8], word: u64) {
+    let len = unit.len();
+    unit.copy_from_slice(&word.to_le_bytes()[..len]);
+}
+
+/// A normal, positive number as f16, rounded towards zero.
+fn half(value: f32) -> [u8; 2] {
+    let bits = value.to_bits();
+    let exponent = (bits >> 23).saturating_sub(127 - 15).clamp(1, 30) as u16;
+    (exponent << 10 | (bits >> 13 & 0x3ff) as u16).to_le_bytes()
+}
+
+/// SplitMix64 of Steele, Lea and Flood: a few gigabytes a second, which no disk can follow.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A number between −1 and 1.
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 * (2.0 / (1 << 24) as f32) - 1.0
+    }
+}
+
+/// FNV-1a: a number of its own for each name.
+pub(crate) fn hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(fill: Fill, dtype: Dtype, shape: &[u64]) -> Vec<u8> {
+        let tensor = Tensor::new("t".into(), dtype, shape, fill);
+        let mut bytes = Vec::new();
+        tensor.write(1, &mut bytes).expect("memory takes everything");
+        assert_eq!(bytes.len() as u64, tensor.bytes());
+        bytes
+    }
+
+    #[test]
+    fn codes_of_two_bits_have_all_values_and_hardly_a_mean() {
+        let bytes = made(Fill::Codes2, Dtype::U8, &[1000, 77]);
+        let mut counts = [0u32; 4];
+        for byte in &bytes {
+            (0..4).for_each(|j| counts[usize::from(byte >> (2 * j) & 3)] += 1);
+        }
+        let total: u32 = counts.iter().sum();
+        let mean = (0..4).map(|code| (f64::from(code) - 2.0) * f64::from(counts[code as usize])).sum::<f64>();
+        assert!(counts.iter().all(|&n| n > total / 100), "{counts:?}");
+        assert!((mean / f64::from(total)).abs() < 0.05, "{counts:?}");
+    }
+
+    #[test]
+    fn numbers_keep_to_their_range_in_both_widths() {
+        let fill = Fill::Numbers { middle: 0.5, spread: 0.25 };
+        let wide = made(fill, Dtype::F32, &[333]);
+        let wide: Vec<f32> = wide.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let narrow = made(fill, Dtype::Bf16, &[333]);
+        let narrow: Vec<f32> = narrow.chunks_exact(2).map(|b| f32::from_le_bytes([0, 0, b[0], b[1]])).collect();
+        for numbers in [wide, narrow] {
+            assert!(numbers.iter().all(|n| (0.25..=0.75).contains(n)));
+            assert!(numbers.iter().any(|&n| n < 0.3) && numbers.iter().any(|&n| n > 0.7));
+        }
+        assert_eq!(half(1.0), 0x3c00u16.to_le_bytes());
+        assert_eq!(half(0.0), 0x0400u16.to_le_bytes(), "never zero");
+    }
+
+    #[test]
+    fn quiet_rows_are_quiet() {
+        let scales = made(Fill::RowScales { middle: 1.0, quiet: |row| row == 3 }, Dtype::F32, &[8, 1]);
+        let scales: Vec<f32> = scales.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        assert!(scales.iter().enumerate().all(|(row, &s)| if row == 3 { s < 0.16 } else { s > 0.7 }), "{scales:?}");
+    }
+
+    #[test]
+    fn pieces_join_without_a_seam() {
+        let long = made(Fill::Codes, Dtype::I8, &[PIECE as u64 + 5]);
+        assert_ne!(long[..64], long[PIECE..][..5].repeat(13)[..64]);
+        assert_eq!(made(Fill::Codes, Dtype::I8, &[100])[..], long[..100]);
+    }
+}
