@@ -9,8 +9,6 @@ use super::sizes::{Sizes, Towers, is_control};
 use super::tensor::{Dtype, Fill, Tensor};
 
 const LANGUAGE: &str = "model.language_model";
-/// Standard deviations of random codes of 2, 4 and 8 bits.
-const DEVIATION: [(u64, f32); 3] = [(2, 0.73), (4, 4.61), (8, 73.9)];
 
 /// How large the activations of a linear are: the steps of their 8-bit ranges.
 struct Ranges {
@@ -36,14 +34,18 @@ pub(crate) fn tensors(sizes: &Sizes) -> Vec<Tensor> {
     tensors
 }
 
-/// What a weight's scale must be for outputs as large as the inputs.
-pub(super) fn scale_for(bits: u64, width: u64) -> f32 {
-    let deviation = DEVIATION.iter().find(|(b, _)| *b == bits).map_or(1.0, |(_, d)| *d);
-    1.0 / (deviation * (width as f32).sqrt())
+/// The standard deviation of random codes.
+pub(super) fn deviation(bits: u64) -> f32 {
+    match bits {
+        2 => 1.0,
+        4 => 4.18,
+        _ => 73.9,
+    }
 }
 
-fn codes(bits: u64) -> Fill {
-    if bits == 2 { Fill::Codes2 } else { Fill::Codes }
+/// What a weight's scale must be for outputs as large as the inputs.
+pub(super) fn scale_for(bits: u64, width: u64) -> f32 {
+    1.0 / (deviation(bits) * (width as f32).sqrt())
 }
 
 struct List(Vec<Tensor>);
@@ -69,7 +71,7 @@ impl List {
     /// A quantized linear: codes, a scale a row, the ranges of its input and output.
     fn linear(&mut self, module: &str, outputs: u64, inputs: u64, bits: u64, ranges: &Ranges) {
         let dtype = if bits == 8 { Dtype::I8 } else { Dtype::U8 };
-        self.add(format!("{module}.weight"), dtype, &[outputs, inputs * bits / 8], codes(bits));
+        self.add(format!("{module}.weight"), dtype, &[outputs, inputs * bits / 8], Fill::Codes { bits });
         let scale = scale_for(bits, inputs);
         self.numbers(format!("{module}.weight_scale"), Dtype::F32, &[outputs, 1], scale, 0.25 * scale);
         self.scalar(format!("{module}.input_activation_scale"), ranges.input);
@@ -81,10 +83,10 @@ impl List {
         let scale = Fill::RowScales { middle: scale_for(2, s.hidden), quiet: is_control };
         let table = format!("{LANGUAGE}.embed_tokens");
         let from = self.0.len();
-        self.add(format!("{table}.embedding_quantized"), Dtype::U8, &[s.vocab, s.hidden / 4], Fill::Codes2);
+        self.add(format!("{table}.embedding_quantized"), Dtype::U8, &[s.vocab, s.hidden / 4], Fill::Codes { bits: 2 });
         self.add(format!("{table}.embedding_scale"), Dtype::F32, &[s.vocab, 1], scale);
         let seeds: Vec<u64> = self.0[from..].iter().map(|t| t.seed).collect();
-        self.add("lm_head.weight".into(), Dtype::U8, &[s.vocab, s.hidden / 4], Fill::Codes2);
+        self.add("lm_head.weight".into(), Dtype::U8, &[s.vocab, s.hidden / 4], Fill::Codes { bits: 2 });
         self.add("lm_head.weight_scale".into(), Dtype::F32, &[s.vocab, 1], scale);
         for (tensor, seed) in self.0[from + 2..].iter_mut().zip(seeds) {
             tensor.seed = seed;
@@ -94,7 +96,7 @@ impl List {
 
         let (table, width) = (format!("{LANGUAGE}.embed_tokens_per_layer"), s.per_layer * s.layers);
         let bits = s.per_layer_bits;
-        self.add(format!("{table}.embedding_quantized"), Dtype::U8, &[s.vocab, width * bits / 8], codes(bits));
+        self.add(format!("{table}.embedding_quantized"), Dtype::U8, &[s.vocab, width * bits / 8], Fill::Codes { bits });
         // The model multiplies what it looks up by the root of the width.
         let scale = scale_for(bits, s.per_layer);
         self.numbers(format!("{table}.embedding_scale"), Dtype::F32, &[s.vocab, s.layers], scale, 0.25 * scale);

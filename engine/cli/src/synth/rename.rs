@@ -2,7 +2,7 @@
 //! entries named.
 
 /// Entries by their number: Gemma 3's name and Gemma 4's.
-pub const RENAMED: [(u32, &str, &str); 19] = [
+pub(super) const RENAMED: [(u32, &str, &str); 19] = [
     (46, "<unused40>", "<|tool>"),
     (47, "<unused41>", "<tool|>"),
     (48, "<unused42>", "<|tool_call>"),
@@ -27,7 +27,7 @@ pub const RENAMED: [(u32, &str, &str); 19] = [
 const DROPPED: &str = "<image_soft_token>";
 
 /// Renames the entries in the file's own text, so that order and spacing stay; `None` if it is not that file.
-pub fn rename(gemma_3: &str) -> Option<String> {
+pub(super) fn rename(gemma_3: &str) -> Option<String> {
     let vocab = gemma_3.find("\"vocab\"")?;
     let (mut added, mut model) = (gemma_3[..vocab].to_owned(), gemma_3[vocab..].to_owned());
     for (id, old, new) in RENAMED {

@@ -35,12 +35,11 @@ impl Dtype {
 }
 
 /// What a tensor holds.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Fill {
-    /// Offset-binary codes of 2 bits: mostly −1, 0 and 1, so that they have hardly a mean; one word in sixteen has all four.
-    Codes2,
-    /// Codes of 4 or 8 bits, any value.
-    Codes,
+    /// Codes of 2, 4 or 8 bits, the first two offset-binary. All values occur, and their mean is nearly zero: codes spread evenly have
+    /// a mean of −½, which adds up over a row, layer by layer, until nothing else is left.
+    Codes { bits: u64 },
     /// Numbers spread evenly over `middle ± spread`.
     Numbers { middle: f32, spread: f32 },
     /// One scale a row around `middle`, as [`Fill::Numbers`]; `quiet` says which rows get an eighth of it.
@@ -54,7 +53,7 @@ pub(crate) enum Fill {
 }
 
 /// A tensor to be made.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Tensor {
     pub(crate) name: String,
     pub(crate) dtype: Dtype,
@@ -116,13 +115,7 @@ fn fill_unit(fill: Fill, dtype: Dtype, number: u64, random: &mut Random, unit: &
         }
     };
     match fill {
-        Fill::Codes => copy(unit, random.next()),
-        Fill::Codes2 => {
-            const LOW: u64 = 0x5555_5555_5555_5555;
-            let bits = random.next();
-            let sum = (bits & LOW) + (bits >> 1 & LOW) + LOW;
-            copy(unit, if number.is_multiple_of(16) { bits } else { sum });
-        }
+        Fill::Codes { bits } => copy(unit, codes(bits, number, random.next())),
         Fill::Numbers { middle, spread } => elements(unit, &mut |_, random| middle + spread * random.unit()),
         Fill::RowScales { middle, quiet } => {
             elements(unit, &mut |row, random| loudness(row, quiet) * middle * (1.0 + 0.25 * random.unit()));
@@ -131,7 +124,7 @@ fn fill_unit(fill: Fill, dtype: Dtype, number: u64, random: &mut Random, unit: &
         Fill::Q4Blocks { scale } => {
             let (head, codes) = unit.split_at_mut(2);
             head.copy_from_slice(&half(scale * (1.0 + 0.25 * random.unit())));
-            codes.chunks_mut(8).for_each(|part| copy(part, random.next()));
+            codes.chunks_mut(8).for_each(|part| copy(part, self::codes(4, number, random.next())));
         }
         Fill::Q6Blocks { scale, row, quiet } => {
             let (codes, tail) = unit.split_at_mut(192);
@@ -143,6 +136,21 @@ fn fill_unit(fill: Fill, dtype: Dtype, number: u64, random: &mut Random, unit: &
                 .for_each(|part| copy(part, (random.next() & 0x1f1f_1f1f_1f1f_1f1f) + 0x3030_3030_3030_3030));
             last.copy_from_slice(&half(loudness(number / row, quiet) * scale));
         }
+    }
+}
+
+/// Eight bytes of codes out of 64 random bits.
+fn codes(bits: u64, number: u64, word: u64) -> u64 {
+    const PAIRS: u64 = 0x5555_5555_5555_5555;
+    const NIBBLES: u64 = 0x1111_1111_1111_1111;
+    let (low, high) = (word & PAIRS, word >> 1 & PAIRS);
+    match bits {
+        // −1, 0, 0, 1 and −2, 0, 1, 1 in turn.
+        2 if number.is_multiple_of(2) => low + high + PAIRS,
+        2 => (low ^ high) | (low | high) << 1,
+        // −8 becomes 0, but for one word in 64.
+        4 if !number.is_multiple_of(64) => word | (!(word | word >> 1 | word >> 2 | word >> 3) & NIBBLES) << 3,
+        _ => word,
     }
 }
 
@@ -198,16 +206,24 @@ mod tests {
     }
 
     #[test]
-    fn codes_of_two_bits_have_all_values_and_hardly_a_mean() {
-        let bytes = made(Fill::Codes2, Dtype::U8, &[1000, 77]);
-        let mut counts = [0u32; 4];
-        for byte in &bytes {
-            (0..4).for_each(|j| counts[usize::from(byte >> (2 * j) & 3)] += 1);
+    fn codes_have_all_values_and_hardly_a_mean() {
+        for bits in [2, 4] {
+            let bytes = made(Fill::Codes { bits }, Dtype::U8, &[1000, 77]);
+            let mut counts = vec![0u32; 1 << bits];
+            for byte in &bytes {
+                (0..8 / bits).for_each(|j| counts[usize::from(byte >> (bits * j)) % (1 << bits)] += 1);
+            }
+            let total: u32 = counts.iter().sum();
+            let moment = |power: i32| {
+                let zero = f64::from(1 << (bits - 1));
+                let sum = |(code, &n): (usize, &u32)| (code as f64 - zero).powi(power) * f64::from(n);
+                counts.iter().enumerate().map(sum).sum::<f64>() / f64::from(total)
+            };
+            assert!(counts.iter().all(|&n| n > total / 2000), "{counts:?}");
+            let deviation = moment(2).sqrt();
+            assert!(moment(1).abs() < 0.01 * deviation, "{counts:?}");
+            assert!((deviation / f64::from(super::super::mobile::deviation(bits)) - 1.0).abs() < 0.02, "{deviation}");
         }
-        let total: u32 = counts.iter().sum();
-        let mean = (0..4).map(|code| (f64::from(code) - 2.0) * f64::from(counts[code as usize])).sum::<f64>();
-        assert!(counts.iter().all(|&n| n > total / 100), "{counts:?}");
-        assert!((mean / f64::from(total)).abs() < 0.05, "{counts:?}");
     }
 
     #[test]
@@ -234,8 +250,8 @@ mod tests {
 
     #[test]
     fn pieces_join_without_a_seam() {
-        let long = made(Fill::Codes, Dtype::I8, &[PIECE as u64 + 5]);
+        let long = made(Fill::Codes { bits: 8 }, Dtype::I8, &[PIECE as u64 + 5]);
         assert_ne!(long[..64], long[PIECE..][..5].repeat(13)[..64]);
-        assert_eq!(made(Fill::Codes, Dtype::I8, &[100])[..], long[..100]);
+        assert_eq!(made(Fill::Codes { bits: 8 }, Dtype::I8, &[100])[..], long[..100]);
     }
 }
