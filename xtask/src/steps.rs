@@ -137,10 +137,12 @@ fn steps() -> Result<Vec<Step>> {
     let mut steps = vec![
         cargo_step("format", &["fmt", "--all", "--check"]),
         cargo_step("clippy host", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-        cargo_step(
-            "clippy wasm32",
-            &["clippy", "--quiet", "-p", "sotto-web", "--target", "wasm32-unknown-unknown", "--", "-D", "warnings"],
-        ),
+        run("clippy wasm32", minutes(25), || {
+            setup::wasm_target()?;
+            let mut command = cargo();
+            command.args(["clippy", "--quiet", "-p", "sotto-web", "--target", setup::WASM, "--", "-D", "warnings"]);
+            Ok(command)
+        }),
         run("build dist", minutes(25), || Ok(ourselves("build"))),
         check("shipped code calls no network", lints::banned_calls),
         check("wasm imports", lints::wasm_imports),

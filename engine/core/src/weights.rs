@@ -27,6 +27,10 @@ pub enum WeightRole {
     Gathered,
     /// `[1, D]`: a norm's weight or a bias; read as f32.
     Vector,
+    /// `[1, 1]`: an activation's scale or a layer's gain; read as f32.
+    Scalar,
+    /// `[N, g]`: scales of a matrix whose codes lie in another tensor, each for `K / g` columns of its row; read as f32.
+    Scales,
 }
 
 /// One weight: shape `[rows, cols]`, stored type, place in the files.
@@ -44,6 +48,8 @@ pub struct WeightSpec {
     pub role: WeightRole,
     /// Its bytes.
     pub location: Location,
+    /// Where the scales are, for types that have them in a tensor of their own.
+    pub scales: Option<WeightId>,
     /// A low-rank correction added to the product, `y += B·(A·x)`: A is `[r, K]`, B is `[N, r]`.
     pub adapter: Option<(WeightId, WeightId)>,
 }
@@ -221,6 +227,7 @@ mod tests {
             quant: QuantType::F32,
             role: WeightRole::Matrix,
             location: Location { file: 0, offset, len: rows.wrapping_mul(cols).wrapping_mul(4) as u64 },
+            scales: None,
             adapter: None,
         }
     }

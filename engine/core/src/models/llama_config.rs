@@ -235,6 +235,7 @@ impl Mapper<'_> {
             quant,
             role,
             location: info.location.clone(),
+            scales: None,
             adapter: None,
         };
         self.used.insert(spec.name.clone());
