@@ -161,6 +161,7 @@ fn steps() -> Result<Vec<Step>> {
     }
     for (name, script, arguments) in [
         ("shaders in chromium", "tests/browser/shaders.mjs", [""; 0].as_slice()),
+        ("tokenizer in chromium", "tests/browser/tokenizer.mjs", &[]),
         ("starter in chromium, cpu", "tests/browser/check.mjs", &["cpu"]),
         ("starter in chromium, reference", "tests/browser/check.mjs", &["reference"]),
         ("starter in chromium, gpu", "tests/browser/check.mjs", &["gpu"]),

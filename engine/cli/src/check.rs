@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         println!("{line}");
     };
     // A folder made as a fixture holds its reference beside its weights.
-    let folder = arguments.text("reference").map_or(arguments.model()?.as_path(), Path::new);
+    let folder = arguments.text("reference").map_or(arguments.model()?, Path::new);
     let fixture = std::fs::read(folder.join("reference.json")).ok().and_then(|json| fixture::parse(&json));
     if let Some(fixture) = fixture {
         let weights = load::Weights::open(arguments.model()?)?;

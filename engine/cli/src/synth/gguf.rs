@@ -95,7 +95,7 @@ fn entries(s: &Sizes) -> Vec<Entry> {
         add(at("inp_gate"), Kind::Q4, &[s.hidden, s.per_layer], linear(s.hidden));
         add(at("proj"), Kind::Q4, &[s.per_layer, s.hidden], linear(s.per_layer));
         add(at("post_norm"), Kind::F32, &[s.hidden], norm(0.5));
-        add(at("layer_output_scale"), Kind::F32, &[1], Fill::Numbers { middle: 0.8, spread: 0.05 });
+        add(at("layer_output_scale"), Kind::F32, &[1], Fill::Numbers { middle: s.fade(), spread: 0.05 });
     }
     list
 }

@@ -3,7 +3,7 @@
 //!
 //! Names, shapes and types predict the published files' headers and lengths to the byte. Ranges and scales are chosen so that
 //! each activation has a size of about one and hardly ever leaves its range: norms of one, a residual stream in which every layer's
-//! share is half of that and fades by a fifth a layer.
+//! share is half of that and fades.
 
 use super::sizes::{Sizes, Towers, is_control};
 use super::tensor::{Dtype, Fill, Tensor};
@@ -118,7 +118,7 @@ impl List {
         ] {
             self.norm(&format!("{at}.{norm}"), Dtype::Bf16, s.hidden, middle);
         }
-        self.numbers(format!("{at}.layer_scalar"), Dtype::Bf16, &[1], 0.8, 0.05);
+        self.numbers(format!("{at}.layer_scalar"), Dtype::Bf16, &[1], s.fade(), 0.05);
 
         let (d, attention) = (s.head_dim(layer), format!("{at}.self_attn"));
         // There is no other scale in attention: queries and keys are so long that a score is about two.

@@ -142,6 +142,12 @@ impl Sizes {
         layer >= self.layers - self.shared
     }
 
+    /// What each layer multiplies the residual stream by: at the end, a hundredth of the embedding is left. With more, a random model
+    /// would repeat the token that it was given.
+    pub(crate) fn fade(&self) -> f32 {
+        0.01f32.powf(1.0 / self.layers as f32).min(0.8)
+    }
+
     /// Width of the layer's MLP.
     pub(crate) fn mlp(&self, layer: u64) -> u64 {
         if self.double_wide && self.is_shared(layer) { 2 * self.intermediate } else { self.intermediate }

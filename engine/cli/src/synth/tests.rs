@@ -1,9 +1,16 @@
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use sotto_core::cpu::CpuPath;
 use sotto_core::formats::disk;
+use sotto_core::generate::Progress;
+use sotto_core::model::Stages;
+use sotto_core::sampler::argmax;
 use sotto_core::tokenizer::{ChatFormat, Message, Role, Specials, Tokenizer};
 
 use super::*;
+use crate::arguments::DeviceChoice;
+use crate::load;
 
 /// A folder that goes away with the test.
 struct Folder(PathBuf);
@@ -43,6 +50,38 @@ fn a_tiny_folder_holds_what_was_laid_out() {
     let mlp: Vec<_> = modules.iter().filter(|(pattern, _)| pattern.contains("mlp")).collect();
     assert_eq!(mlp[0].0, r"language_model\.layers\.[0-3]\.mlp\.", "the narrower pattern stands first");
     assert_eq!((mlp.len(), &mlp[0].1["num_bits"], &mlp[1].1["num_bits"]), (2, &4.into(), &2.into()));
+}
+
+/// The engine opens what was written, and what the random model says is neither broken nor one token for ever.
+#[test]
+fn the_engine_runs_both_tiny_files() {
+    for (kind, file) in [("tiny-mobile", ""), ("tiny-q4_0", "model.gguf")] {
+        let folder = Folder::new(kind);
+        synth(kind, &folder);
+        let opened = load::open(&folder.0.join(file)).expect("it opens");
+        assert_eq!((opened.model.architecture, opened.model.bos), ("gemma4", Some(2)), "{kind}");
+        assert!(opened.model.eos.contains(&106), "{kind}");
+        let mut generator =
+            load::generator(&opened, DeviceChoice::Cpu(CpuPath::Reference), Stages::Dropped).expect("it loads");
+        generator.start(&[2, 120, 121, 122]).expect("it fits");
+        let mut ids = Vec::new();
+        for _ in 0..24 {
+            let logits = loop {
+                if let Progress::Logits(logits) = pollster::block_on(generator.advance()).expect("it runs") {
+                    break logits;
+                }
+            };
+            let mean = logits.iter().sum::<f32>() / logits.len() as f32;
+            let deviation = (logits.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / logits.len() as f32).sqrt();
+            assert!((0.5..8.0).contains(&deviation), "{kind}: the logits deviate by {deviation}");
+            let id = argmax(&logits).expect("they are numbers");
+            ids.push(id);
+            assert!(generator.accept(id));
+        }
+        let distinct: BTreeSet<u32> = ids.iter().copied().collect();
+        assert!(distinct.len() >= 4, "{kind}: {ids:?}");
+        assert!(!ids.iter().any(|&id| sizes::is_control(u64::from(id))), "{kind}: {ids:?}");
+    }
 }
 
 #[test]
