@@ -159,7 +159,7 @@ export class Browser {
   }
 
   /** An open page of the extension, such as `popup/popup.html`. @param {string} path @param {number} [ms] */
-  async extensionPage (path, ms = 5000) {
+  async extensionPage (path, ms) {
     const url = `${this.origin}/${path}`
     const target = await this.cdp.find((t) => (t.type === 'page' || t.type === 'background_page') && t.url.split(/[?#]/)[0] === url, ms)
     if (!target) throw new Error(`${path} is not open`)

@@ -53,7 +53,7 @@ export async function onScreen (page, point) {
     const same = String(now) === last
     last = String(now)
     return same && now
-  }, 5000, 60)
+  }, undefined, 60)
 }
 
 /** A menu's window is there before it listens; until then the menu behind it takes the keys. */
