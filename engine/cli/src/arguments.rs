@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use sotto_core::cpu::CpuPath;
+use sotto_core::requantize::Target;
 use sotto_core::{Error, Result};
 
 /// The words after the command.
@@ -50,6 +51,16 @@ impl Arguments {
             Some(word) => {
                 word.parse().map_err(|_| Error::format(format!("--{name}"), format!("{word} is not a number")))
             }
+        }
+    }
+
+    /// `--quantize`: what float matrices become while they load.
+    pub(crate) fn quantize(&self) -> Result<Option<Target>> {
+        match self.text("quantize") {
+            None => Ok(None),
+            Some("int8") => Ok(Some(Target::Int8)),
+            Some("int4") => Ok(Some(Target::Int4)),
+            Some(other) => Err(Error::format("--quantize", format!("{other} is neither int8 nor int4"))),
         }
     }
 

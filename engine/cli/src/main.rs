@@ -17,6 +17,7 @@ sotto-cli runs the engine on this machine. MODEL is a GGUF file or a Hugging Fac
   sotto-cli generate MODEL --prompt TEXT | --chat TEXT [--max N] [--temperature T] [--top-k K] [--top-p P] [--min-p P]
       [--repetition-penalty R] [--seed S] [--device cpu|gpu] [--path reference|fast]
       streams the continuation, or the answer
+      (generate and bench: --quantize int8|int4 turns matrices stored as floats into integers while they load)
   sotto-cli bench MODEL [--device cpu|gpu] [--path reference|fast] [--new N]
       prints JSON: prefill and decode tokens/s at 128, 512 and 2,048 tokens of context, peak memory
   sotto-cli inspect FILE
