@@ -8,6 +8,8 @@ let ids = 0
 /** What every dialog says about keeping. */
 const KEPT = 'In this browser’s private storage, on this computer'
 
+/** @template T @typedef {{ answer: T, problem?: undefined } | { problem: string }} Outcome */
+
 /**
  * Shows a dialog and waits for its end.
  * @template T
@@ -17,7 +19,7 @@ const KEPT = 'In this browser’s private storage, on this computer'
  * @param {string} options.yes what the button that does it says
  * @param {string} [options.no]
  * @param {boolean} [options.impossible] there is only one way out
- * @param {() => T | { problem: string } | Promise<T | { problem: string }>} options.onYes runs inside the click; a problem is shown and the dialog stays
+ * @param {() => Outcome<T> | Promise<Outcome<T>>} options.onYes runs inside the click; a problem is shown and the dialog stays
  * @returns {Promise<T | null>}
  */
 function ask ({ title, body, yes, no = 'Not now', impossible = false, onYes }) {
@@ -31,8 +33,8 @@ function ask ({ title, body, yes, no = 'Not now', impossible = false, onYes }) {
     const agree = h('button', { type: 'button', class: 'solid', 'data-action': 'yes', disabled: impossible, click: async () => {
       problem.replaceChildren()
       const given = await onYes()
-      if (given && typeof given === 'object' && 'problem' in given) return problem.append(failure(given.problem, ''))
-      answer = given
+      if (given.problem !== undefined) return problem.append(failure(given.problem, ''))
+      answer = given.answer
       dialog.close()
     } }, yes)
     const refuse = h('button', { type: 'button', class: 'plain', 'data-action': 'no', click: () => dialog.close() }, no)
@@ -95,18 +97,21 @@ export function askGet (model, machine, models) {
       missing > 0 ? failure(`There is not enough room: ${bytes(missing)} more is needed.`, `Make room on the disk, or delete a model.${instead}`) : null,
       advanced
     ],
-    onYes: async () => {
-      const text = field.value.trim()
-      if (!text) return { mirror: undefined }
-      const url = URL.parse(text)
-      if (!url || !/^https?:$/.test(url.protocol)) {
-        advanced.open = true
-        field.focus()
-        return { problem: 'This is not the address of a folder on a web server. Begin it with https.' }
-      }
-      return await mayRead(url.origin) ? { mirror: url.href } : { problem: `Sotto may not read ${url.host} without your permission. Nothing was fetched.` }
-    }
+    onYes: chosen
   })
+
+  /** @returns {Promise<Outcome<{ mirror: string | undefined }>>} */
+  async function chosen () {
+    const text = field.value.trim()
+    if (!text) return { answer: { mirror: undefined } }
+    const url = URL.parse(text)
+    if (!url || !/^https?:$/.test(url.protocol)) {
+      advanced.open = true
+      field.focus()
+      return { problem: 'This is not the address of a folder on a web server. Begin it with https.' }
+    }
+    return await mayRead(url.origin) ? { answer: { mirror: url.href } } : { problem: `Sotto may not read ${url.host} without your permission. Nothing was fetched.` }
+  }
 }
 
 /** Asks for one origin; Chrome shows it to the user, unless it was granted before. @param {string} origin */
@@ -126,7 +131,7 @@ export const askDelete = (model, inUse, afterwards) => ask({
   no: 'Keep it',
   body: [h('p', {}, `This frees ${bytes(model.diskBytes)} on this computer. ${model.origin === 'own' ? 'Your own file stays where it is.' : 'To use it again, it has to be fetched again.'}`),
     inUse ? h('p', {}, `It is in use now: ${afterwards} answers from then on.`) : null],
-  onYes: () => true
+  onYes: () => ({ answer: true })
 })
 
 /** @param {ModelState} model @param {number} done */
@@ -135,7 +140,7 @@ export const askCancel = (model, done) => ask({
   yes: 'Stop and delete',
   no: 'Keep it',
   body: [h('p', {}, done > 0 ? `The ${bytes(done)} that have come are deleted. To keep them and go on later, pause instead.` : 'Nothing has come yet.')],
-  onYes: () => true
+  onYes: () => ({ answer: true })
 })
 
 /**
@@ -160,6 +165,6 @@ export function askImport (files, name, models, machine, chosen = '') {
       ]),
       known.length ? h('div', { class: 'field' }, h('label', { for: 'whose' }, 'This is'), select) : null
     ],
-    onYes: () => ({ model: select.value || undefined })
+    onYes: () => ({ answer: { model: select.value || undefined } })
   })
 }

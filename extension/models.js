@@ -33,7 +33,7 @@ const port = new EnginePort({ onMessage: receive, greeting: [{ type: 'models' }]
 
 /** @param {FromEngine} message */
 function receive (message) {
-  if (message.type === 'refused') return showProblem(message.reason)
+  if (message.type === 'refused' || message.type === 'notice') return showProblem(message.reason)
   if (message.type === 'status' && message.engine.state === 'failed') return showProblem(message.engine.reason)
   if (message.type === 'models') show(message)
 }

@@ -37,7 +37,7 @@ export class ModelPicker {
     this.#send = send
     this.#announce = announce
     parts.button.append(icon('chevron'))
-    parts.button.addEventListener('click', () => this.#open(parts.list.hidden))
+    parts.button.addEventListener('click', () => this.#open(Boolean(parts.list.hidden)))
     parts.list.addEventListener('keydown', (event) => {
       if (event.key !== 'ArrowDown' && event.key !== 'ArrowUp') return
       event.preventDefault()

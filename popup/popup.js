@@ -163,7 +163,8 @@ function receive (message) {
     case 'status': return showEngine(message.engine)
     case 'models': return picker.draw(message)
     case 'attached': known ||= message.requests.length > 0; return
-    case 'refused': return showFailure(message.reason)
+    case 'refused':
+    case 'notice': return showFailure(message.reason)
     case 'update': {
       const { request, event } = message
       if (event.kind === 'started' && !turns.has(request)) addTurn(request, event.task)
