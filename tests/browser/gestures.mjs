@@ -1,6 +1,6 @@
 // What a user does: select, right-click, press keys, click the toolbar button. The menu needs a display; the rest does not.
 import { expect, sleep, until } from './cdp.mjs'
-/** @import { Session } from './cdp.mjs' */
+/** @import { Session, Target } from './cdp.mjs' */
 /** @import { Browser, Tab } from './chromium.mjs' */
 /** @import { Display } from './display.mjs' */
 
@@ -121,8 +121,10 @@ export async function clickAt (page, { x, y }) {
 export async function openPopup (browser, tab) {
   const { cdp, id } = browser
   await tab.front()
-  const target = await expect('a tab is in front', async () => (await cdp.targets())
-    .find((t) => t.type === 'tab' && t.embedderData?.tabActive && !t.url.startsWith('chrome-extension:')))
+  // Older versions do not say which tab is in front: there it is the newest with the page's address.
+  const page = (await cdp.targets()).find((t) => t.targetId === tab.targetId)
+  const inFront = (/** @type {Target} */ t) => t.embedderData ? t.embedderData.tabActive && !t.url.startsWith('chrome-extension:') : t.url === page?.url
+  const target = await expect('a tab is in front', async () => (await cdp.targets()).findLast((t) => t.type === 'tab' && inFront(t)))
   await cdp.send('Extensions.triggerAction', { id, targetId: target.targetId })
   const popup = await browser.extensionPage('popup/popup.html')
   await expect('the popup is drawn', () => popup.eval('document.readyState === "complete"'))
