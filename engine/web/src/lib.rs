@@ -2,6 +2,7 @@
 
 pub mod hub;
 pub mod protocol;
+pub mod store;
 
 #[cfg(target_arch = "wasm32")]
 mod answer;

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use serde::Serialize;
+use sotto_core::generate::Executor;
 use sotto_core::recipes::ModelEntry;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
@@ -12,6 +13,7 @@ use crate::answer;
 use crate::host::{Host, Preference};
 use crate::hub::Hub;
 use crate::protocol::{EngineState, Event, Failure, FailureCode, ToEngine};
+use crate::store::Library;
 
 /// Where the build puts the starter's weights, seen from the worker.
 const STARTER_URL: &str = "../models/starter.gguf";
@@ -25,6 +27,7 @@ pub(crate) struct Shared {
     /// Taken out while a request runs.
     host: RefCell<Option<Host>>,
     entry: ModelEntry,
+    library: Rc<Library>,
     busy: Cell<bool>,
     warm: Cell<bool>,
     /// Set after a graphics device failed: the CPU serves from then on.
@@ -88,7 +91,9 @@ impl Shared {
         };
         let context = self.entry.context as usize;
         match Host::load(STARTER_URL, total, context, preference, &mut progress).await {
-            Ok(host) => {
+            Ok(mut host) => {
+                let on_gpu = matches!(host.generator.executor(), Executor::Gpu(_));
+                self.library.set_running(&self.entry.id, if on_gpu { &host.device.name } else { "" });
                 self.set_state(EngineState::Ready {
                     model: self.entry.name.clone(),
                     device: host.device.name.clone(),
@@ -155,14 +160,19 @@ pub struct Session {
 
 #[wasm_bindgen]
 impl Session {
-    /// `emit(client, message)` delivers a `FromEngine` to a client.
+    /// `emit(client, message)` delivers a `FromEngine` to a client; `ask(what)` has the host document do it, and promises
+    /// whether it did.
     #[wasm_bindgen(constructor)]
     pub fn new(
         #[wasm_bindgen(unchecked_param_type = "(client: string, message: FromEngine) => void")] emit: js_sys::Function,
+        #[wasm_bindgen(unchecked_param_type = "(what: OfHost) => Promise<boolean>")] ask: js_sys::Function,
     ) -> Result<Session, JsError> {
-        let entry = ModelEntry::starter().map_err(|e| JsError::new(&e.to_string()))?;
+        let wrong = |e: sotto_core::Error| JsError::new(&e.to_string());
+        let entry = ModelEntry::starter().map_err(wrong)?;
+        let library = Library::new(emit.clone(), ask, &ModelEntry::all().map_err(wrong)?);
         let shared = Shared {
             emit,
+            library,
             hub: RefCell::new(Hub::default()),
             host: RefCell::new(None),
             entry,
@@ -181,6 +191,7 @@ impl Session {
 
     /// A client's port closed.
     pub fn disconnect(&self, client: &str) {
+        self.shared.library.disconnect(client);
         self.shared.hub.borrow_mut().disconnect(client);
     }
 
@@ -191,7 +202,9 @@ impl Session {
                 if matches!(message, ToEngine::Warm) && self.shared.host.borrow().is_none() {
                     self.shared.warm.set(true);
                 }
-                self.shared.hub.borrow_mut().receive(client, message);
+                if !self.shared.library.receive(client, &message) {
+                    self.shared.hub.borrow_mut().receive(client, message);
+                }
             }
             Err(error) => self.shared.hub.borrow_mut().refuse(
                 client,
