@@ -104,15 +104,41 @@ export function askGet (model, machine, models) {
   async function chosen () {
     const text = field.value.trim()
     if (!text) return { answer: { mirror: undefined } }
-    const url = URL.parse(text)
-    if (!url || !/^https?:$/.test(url.protocol)) {
-      advanced.open = true
-      field.focus()
-      return { problem: 'This is not the address of a folder on a web server. Begin it with https.' }
-    }
-    return await mayRead(url.origin) ? { answer: { mirror: url.href } } : { problem: `Sotto may not read ${url.host} without your permission. Nothing was fetched.` }
+    const url = webAddress(text)
+    if (url) return allowed(url, { mirror: url.href })
+    advanced.open = true
+    field.focus()
+    return { problem: NO_ADDRESS }
   }
 }
+
+export const NO_ADDRESS = 'This is not an address on a web server: it begins with https.'
+
+/** @param {string} text */
+export function webAddress (text) {
+  const url = URL.parse(text.trim())
+  return url && /^https?:$/.test(url.protocol) ? url : null
+}
+
+/**
+ * A model of the user's own, from an address.
+ * @param {URL} url @param {Machine} machine
+ */
+export const askGetFrom = (url, machine) => ask({
+  title: `Get a model from ${url.host}?`,
+  yes: 'Get',
+  body: [rows([
+    ['From', url.host + url.pathname],
+    ['To fetch', 'The server says when it is asked', 'Can be paused, and goes on after the browser was closed.'],
+    ['Free here', room(machine)],
+    ['Kept', KEPT],
+    ['Checked', 'Hashed as it comes', 'Compared with hashes if the server has a sotto-manifest.json beside the files.']
+  ])],
+  onYes: () => allowed(url, true)
+})
+
+/** @template T @param {URL} url @param {T} answer @returns {Promise<Outcome<T>>} */
+const allowed = async (url, answer) => await mayRead(url.origin) ? { answer } : { problem: `Sotto may not read ${url.host} without your permission. Nothing was fetched.` }
 
 /** Asks for one origin; Chrome shows it to the user, unless it was granted before. @param {string} origin */
 async function mayRead (origin) {

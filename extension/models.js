@@ -1,6 +1,6 @@
 // The models page: what there is, what is here, and everything that can be done about it. It holds no state of its own: each
 // message from the engine is drawn anew into the same cards.
-import { askCancel, askDelete, askGet, askImport, failure, graphics } from './model-dialogs.js'
+import { NO_ADDRESS, askCancel, askDelete, askGet, askGetFrom, askImport, failure, graphics, webAddress } from './model-dialogs.js'
 import { chosenFiles, droppedFiles } from './chosen-files.js'
 import { bytes, checkedAgainst, goodFor, nextSmaller, part, percent, progress, standing } from './model-words.js'
 /** @import { FromEngine, Machine, ModelState } from '../offscreen/pkg/engine.js' */
@@ -16,8 +16,8 @@ function $ (id, type) {
   if (!(element instanceof type)) throw new Error(`models.html has no ${id}`)
   return element
 }
-const [list, problem, waiting, machineFacts, own, drop, status] = ['models', 'problem', 'waiting', 'machine', 'own', 'drop', 'status'].map((id) => $(id, HTMLElement))
-const [file, folder] = ['file', 'folder'].map((id) => $(id, HTMLInputElement))
+const [list, problem, waiting, machineFacts, own, drop, fromAddress, status] = ['models', 'problem', 'waiting', 'machine', 'own', 'drop', 'from-address', 'status'].map((id) => $(id, HTMLElement))
+const [file, folder, address] = ['file', 'folder', 'address'].map((id) => $(id, HTMLInputElement))
 const announce = (/** @type {string} */ text) => { status.textContent = text }
 
 /** The last message. @type {All | null} */
@@ -33,7 +33,7 @@ const port = new EnginePort({ onMessage: receive, greeting: [{ type: 'models' }]
 
 /** @param {FromEngine} message */
 function receive (message) {
-  if (message.type === 'refused' || message.type === 'notice') return showProblem(message.reason)
+  if ('reason' in message) return showProblem(message.reason)
   if (message.type === 'status' && message.engine.state === 'failed') return showProblem(message.engine.reason)
   if (message.type === 'models') show(message)
 }
@@ -49,6 +49,7 @@ function show (message) {
   all = message
   waiting.hidden = true
   own.hidden = machineFacts.hidden = false
+  fromAddress.hidden = !message.machine.downloadsAllowed
   drawMachine(message.machine, message.models)
   const gone = new Set(cards.keys())
   for (const [i, model] of message.models.entries()) {
@@ -192,13 +193,16 @@ class ModelCard {
 
   /** @param {ModelState} model */
   #drawComing ({ name, status }) {
-    const amount = 'done' in status && status.total > 0 && status.state !== 'failed' ? status : status.state === 'failed' && status.done > 0 ? status : null
+    const amount = 'done' in status && (status.state !== 'failed' || status.done > 0) ? status : null
     this.#coming.hidden = !amount
     if (!amount) return
     const value = String(percent(amount.done, amount.total))
+    const known = amount.total > 0
     this.#bar.setAttribute('aria-label', `${name}: ${status.state === 'checking' ? 'checked' : 'fetched'}`)
-    this.#bar.setAttribute('aria-valuenow', value)
-    this.#fill.style.width = `${value}%`
+    this.#bar.classList.toggle('unknown', !known)
+    if (known) this.#bar.setAttribute('aria-valuenow', value)
+    else this.#bar.removeAttribute('aria-valuenow')
+    this.#fill.style.width = known ? `${value}%` : ''
     this.#coming.classList.toggle('still', status.state === 'paused' || status.state === 'failed')
     this.#line.textContent = status.state === 'getting' ? progress(status)
       : status.state === 'checking' ? `Hashing what is stored: ${part(amount.done, amount.total)}`
@@ -278,6 +282,19 @@ function choose (input, model = '') {
 $('choose-file', HTMLButtonElement).addEventListener('click', () => choose(file))
 $('choose-folder', HTMLButtonElement).addEventListener('click', () => choose(folder))
 for (const input of [file, folder]) input.addEventListener('change', () => add(chosenFiles(input.files), importFor))
+
+const getAddress = $('get-address', HTMLButtonElement)
+address.addEventListener('input', () => { getAddress.disabled = !address.value.trim() })
+address.addEventListener('keydown', (event) => { if (event.key === 'Enter') getAddress.click() })
+getAddress.addEventListener('click', async () => {
+  problem.replaceChildren()
+  const url = webAddress(address.value)
+  if (!url || !all) return showProblem({ code: 'notFound', message: NO_ADDRESS, nextStep: '' })
+  if (!await askGetFrom(url, all.machine)) return
+  port.send({ type: 'getFrom', address: url.href })
+  address.value = ''
+  getAddress.disabled = true
+})
 
 /** @param {Chosen} chosen @param {string} [model] */
 async function add ({ files, name }, model) {

@@ -123,8 +123,11 @@ export class ModelPicker {
         : `${name}: paused at ${value} %`
     this.#bar.hidden = status.state === 'failed' && status.done === 0
     this.#bar.setAttribute('aria-label', name)
-    this.#bar.setAttribute('aria-valuenow', value)
-    this.#fill.style.width = `${value}%`
+    const known = status.total > 0
+    this.#bar.classList.toggle('unknown', !known)
+    if (known) this.#bar.setAttribute('aria-valuenow', value)
+    else this.#bar.removeAttribute('aria-valuenow')
+    this.#fill.style.width = known ? `${value}%` : ''
     coming.dataset.state = status.state
     const drawn = `${id} ${status.state}`
     if (drawn === this.#drawn.coming) return

@@ -159,12 +159,11 @@ async function show ({ tabId, documentId }, { text, start, end }) {
 
 /** @param {FromEngine} message */
 function receive (message) {
+  if ('reason' in message) return showFailure(message.reason)
   switch (message.type) {
     case 'status': return showEngine(message.engine)
     case 'models': return picker.draw(message)
     case 'attached': known ||= message.requests.length > 0; return
-    case 'refused':
-    case 'notice': return showFailure(message.reason)
     case 'update': {
       const { request, event } = message
       if (event.kind === 'started' && !turns.has(request)) addTurn(request, event.task)

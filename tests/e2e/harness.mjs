@@ -21,10 +21,17 @@ export const ARTICLE = `${NEWS}/article/page.html`
  * @property {(html: string, host?: string) => Promise<Tab>} openPage shows a page of this HTML on a host of its own
  */
 
-/** @type {{ name: string, options: { flags?: string[], gpu?: 'hardware' | 'software' }, body: (stage: Stage) => Promise<void> }[]} */
+/**
+ * @typedef {object} Options
+ * @property {string[]} [flags] more flags for the browser
+ * @property {'hardware' | 'software'} [gpu]
+ * @property {string} [downloads] beginning of the only addresses that the extension may ask for, since the user asks it to
+ */
+
+/** @type {{ name: string, options: Options, body: (stage: Stage) => Promise<void> }[]} */
 const scenarios = []
 
-/** @param {string} name @param {(stage: Stage) => Promise<void>} body @param {{ flags?: string[], gpu?: 'hardware' | 'software' }} [options] */
+/** @param {string} name @param {(stage: Stage) => Promise<void>} body @param {Options} [options] */
 export function scenario (name, body, options = {}) {
   scenarios.push({ name, options, body })
 }
@@ -60,7 +67,7 @@ export async function runAll (only = '') {
   return failed
 }
 
-/** @param {Display} display @param {string} name @param {{ flags?: string[], gpu?: 'hardware' | 'software' }} options @param {(stage: Stage) => Promise<void>} body @param {(text: string) => void} note */
+/** @param {Display} display @param {string} name @param {Options} options @param {(stage: Stage) => Promise<void>} body @param {(text: string) => void} note */
 async function run (display, name, options, body, note) {
   const web = await Web.start()
   web.serve('news.test', folder(join(REPOSITORY, 'tests/pages')))
@@ -84,7 +91,7 @@ async function run (display, name, options, body, note) {
   if (browser) {
     problems.push(...browser.console.filter((line) => / exception: /.test(line)))
     const log = await browser.stop()
-    problems.push(...silence(browser, log, web))
+    problems.push(...silence(browser, log, web, options.downloads))
   }
   web.close()
   // What a scenario that ended early left on the screen must not meet the next one.
@@ -95,7 +102,7 @@ async function run (display, name, options, body, note) {
 /** Played by ourselves. */
 const STORE = 'chromewebstore.google.com'
 /** Chromium looks for updates, the time and accounts by itself; none of it carries an initiator. */
-const BROWSERS_OWN = /^((update|clients\d|accounts|www|content-autofill|optimizationguide-pa|safebrowsing|redirector)\.(google|googleapis|gvt1)\.com)$/
+const BROWSERS_OWN = /^((update|clients\d|android\.clients|accounts|www|content-autofill|optimizationguide-pa|safebrowsing|redirector)\.(google|googleapis|gvt1)\.com)$/
 
 /**
  * What breaks the promise that nothing leaves the machine: three witnesses (the extension's own contexts, the browser's
@@ -103,9 +110,10 @@ const BROWSERS_OWN = /^((update|clients\d|accounts|www|content-autofill|optimiza
  * @param {Browser} browser
  * @param {Awaited<ReturnType<Browser['stop']>>} log
  * @param {Web} web
+ * @param {string} [downloads]
  */
-function silence (browser, log, web) {
-  const remote = (/** @type {string} */ url) => !/^(chrome-extension|chrome|data|blob|about|devtools|view-source):/.test(url)
+function silence (browser, log, web, downloads) {
+  const remote = (/** @type {string} */ url) => !(downloads && url.startsWith(downloads)) && !/^(chrome-extension|chrome|data|blob|about|devtools|view-source):/.test(url)
   const problems = browser.requests.filter(({ url }) => remote(url)).map(({ url, from }) => `the extension requested ${url} (${from})`)
   if (!log) return [...problems, 'the browser did not end by itself, so its net log cannot be read']
   for (const { url, initiator } of log.requests) {
