@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { middleOf } from '../browser/answers.mjs'
 import { expect, sleep } from '../browser/cdp.mjs'
 import { DIST, REPOSITORY } from '../browser/chromium.mjs'
+import { Mirror } from '../browser/mirror.mjs'
 import { clickAt, openPopup, press, type } from '../browser/gestures.mjs'
 import { check, scenario } from './harness.mjs'
 import { ready } from './popup.mjs'
@@ -17,29 +18,12 @@ import { FERRY } from './texts.mjs'
 const WEIGHTS = readFileSync(join(DIST, 'models/starter.gguf'))
 const OWN = 'http://models.test/shared/Ferry-135M.gguf'
 
-/**
- * Serves it in ranges, slowly or not at all.
- * @param {Web} web @param {{ bytesPerSecond: number, refuse: boolean }} how may be changed at any time
- */
-export function serveWeights (web, how) {
-  web.serve('models.test', (url, response, request) => {
-    if (!url.pathname.endsWith('/Ferry-135M.gguf') || how.refuse) return void response.writeHead(how.refuse ? 403 : 404).end()
-    const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '')
-    const [start, end] = range ? [Number(range[1]), Math.min(Number(range[2] || WEIGHTS.length - 1), WEIGHTS.length - 1)] : [0, WEIGHTS.length - 1]
-    response.writeHead(range ? 206 : 200, {
-      etag: '"1"', 'content-length': end - start + 1, 'accept-ranges': 'bytes', ...(range && { 'content-range': `bytes ${start}-${end}/${WEIGHTS.length}` })
-    })
-    let at = start
-    const send = () => {
-      if (response.destroyed) return
-      const next = Math.min(end + 1, at + Math.max(1, Math.round(how.bytesPerSecond / 20)))
-      response.write(WEIGHTS.subarray(at, next))
-      at = next
-      if (at > end) response.end()
-      else setTimeout(send, 50)
-    }
-    send()
-  })
+/** Serves it, with no word of CORS: as plain file servers do. @param {Web} web */
+export function serveWeights (web) {
+  const mirror = new Mirror(new Map([['Ferry-135M.gguf', WEIGHTS]]), '/shared/')
+  mirror.headers = {}
+  web.serve('models.test', mirror.handler)
+  return mirror
 }
 
 /** Chrome's own question about an origin stands outside every page; "Deny" has the focus. @param {Display} display @param {boolean} yes */
@@ -150,7 +134,7 @@ async function getOwn (page, display, permitted) {
 const own = (page) => page.eval(() => [...document.querySelectorAll('.model')].find(({ id }) => id.startsWith('own-'))?.id ?? '')
 
 scenario('models: a permission denied fetches nothing', async ({ browser, display, web }) => {
-  serveWeights(web, { bytesPerSecond: 1e9, refuse: false })
+  serveWeights(web)
   const page = await modelsPage(browser)
   await getOwn(page, display, false)
   await expect('the dialog says so', async () => (await dialog(page)).includes('Nothing was fetched'))
@@ -160,8 +144,8 @@ scenario('models: a permission denied fetches nothing', async ({ browser, displa
 })
 
 scenario('models: got, paused, resumed, checked, deleted', async ({ browser, display, web, openPage, note }) => {
-  const how = { bytesPerSecond: 3e6, refuse: false }
-  serveWeights(web, how)
+  const mirror = serveWeights(web)
+  mirror.speed = 2e6
   const page = await modelsPage(browser)
   await getOwn(page, display, true)
   const id = await expect('it has a card', () => own(page), 15_000)
@@ -187,13 +171,13 @@ scenario('models: got, paused, resumed, checked, deleted', async ({ browser, dis
   await sleep(1000)
   check(web.requests.slice(before).every(({ url }) => !url.includes('models.test')), 'it goes on while paused')
 
-  how.refuse = true
+  mirror.trouble = () => ({ status: 403 })
   await page.front()
   await click(page, id, 'resume')
   const failed = await reaches(page, id, 'failed')
   check(failed.failure.length > 40 && failed.actions.includes('again'), `a refusal: ${JSON.stringify(failed)}`)
-  how.refuse = false
-  how.bytesPerSecond = 1e9
+  mirror.trouble = () => null
+  mirror.speed = 0
   await click(page, id, 'again')
   const here = await reaches(page, id, 'here')
   check(here.facts['On this computer'] === '98 MB' && /No published hashes/.test(here.facts.Checked), JSON.stringify(here.facts))
@@ -206,7 +190,7 @@ scenario('models: got, paused, resumed, checked, deleted', async ({ browser, dis
   await click(page, id, 'delete')
   await answer(page, 'yes')
   await expect('the card goes', async () => !await own(page), 15_000)
-}, { downloads: 'http://models.test/shared/' })
+}, { downloads: ['http://models.test/shared/'] })
 
 scenario('models: a file of the user\'s own, without any network', async ({ browser, web }) => {
   const page = await modelsPage(browser)
