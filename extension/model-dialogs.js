@@ -57,7 +57,7 @@ const rows = (pairs) => h('dl', { class: 'rows' }, ...pairs.flatMap(([name, valu
   [h('dt', {}, name), h('dd', {}, value, small ? h('small', {}, small) : null)]))
 
 /** @param {Machine} machine */
-export const graphics = ({ gpu }) => gpu || 'None that can be used: the processor does the work'
+export const graphics = ({ gpu }) => gpu || 'None in use: the processor does the work'
 
 /** @param {Machine} machine */
 const room = ({ freeBytes }) => typeof freeBytes === 'number' ? bytes(freeBytes) : 'The browser does not say'

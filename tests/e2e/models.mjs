@@ -26,9 +26,11 @@ export function serveWeights (web) {
   return mirror
 }
 
-/** Chrome's own question about an origin stands outside every page; "Deny" has the focus. @param {Display} display @param {boolean} yes */
-async function permit (display, yes) {
-  await sleep(1200)
+/** Chrome's own question about an origin stands outside every page, and takes the focus; "Deny" has it first.
+ *  @param {Session} page @param {Display} display @param {boolean} yes */
+export async function permit (page, display, yes) {
+  await expect('Chrome asks for the permission', () => page.eval('!document.hasFocus()'), 10_000)
+  await sleep(600)
   await display.key(...(yes ? ['Tab', 'Return'] : ['Return']))
 }
 
@@ -128,7 +130,7 @@ async function getOwn (page, display, permitted) {
   await type(page, OWN)
   await press(page, 'Enter')
   await answer(page, 'yes')
-  await permit(display, permitted)
+  await permit(page, display, permitted)
 }
 /** The id of the user's own model, or ''. @param {Session} page */
 const own = (page) => page.eval(() => [...document.querySelectorAll('.model')].find(({ id }) => id.startsWith('own-'))?.id ?? '')
