@@ -1,5 +1,7 @@
 //! The weights' table: what a model needs, where it lies in its files, and the stream from file to executor.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 use crate::quant::{QuantType, check_block_scales};
 
@@ -139,6 +141,22 @@ impl<'a> WeightStream<'a> {
     /// True when every weight of the file has been handed on.
     pub fn is_done(&self) -> bool {
         self.next == self.order.len()
+    }
+
+    /// The bytes of the file that the next weight still needs; `None` when nothing is missing.
+    pub fn wanted(&self) -> Option<Range<u64>> {
+        let at = &self.table.get(*self.order.get(self.next)?).location;
+        Some(self.position.max(at.offset)..at.offset + at.len)
+    }
+
+    /// Goes on at byte `position`, for a reader that leaves out what no weight needs. Fails inside of a weight.
+    pub fn skip_to(&mut self, position: u64) -> Result<()> {
+        let wanted = self.wanted().map_or(position, |w| w.start);
+        if !self.partial.is_empty() || self.row > 0 || position < self.position || position > wanted {
+            return Err(Error::format("weights", format!("byte {wanted} is wanted, not {position}")));
+        }
+        self.position = position;
+        Ok(())
     }
 
     /// Takes the next bytes of the file.

@@ -15,7 +15,7 @@ mod testing;
 mod tests;
 mod weights;
 
-pub use device::Gpu;
+pub use device::{Fence, Gpu};
 #[cfg(not(target_arch = "wasm32"))]
 pub use device::open_native;
 #[cfg(target_arch = "wasm32")]
