@@ -34,15 +34,20 @@ function crash (what) {
   }
 }
 
+/** What a card in a web page may send; all else is for the extension's own pages. @type {ToEngine['type'][]} */
+const FOR_CARDS = ['ask', 'attach', 'resume', 'stop', 'forget', 'warm']
+
 /**
- * A page's process may speak only about conversations of its own document: what other tabs read stays out of its reach.
+ * A page's process may speak only about conversations of its own document: what other tabs read stays out of its reach,
+ * and so do the models.
  * @param {chrome.runtime.MessageSender | undefined} sender
  * @param {ToEngine} message
  */
 function allowed (sender, message) {
   if (sender?.id !== chrome.runtime.id) return false
-  const ownPage = sender.origin === location.origin
-  return ownPage || !('conversation' in message) || String(message.conversation).startsWith(`${sender.tab?.id}/${sender.documentId}/`)
+  if (sender.origin === location.origin) return true
+  if (!FOR_CARDS.includes(message?.type)) return false
+  return !('conversation' in message) || String(message.conversation).startsWith(`${sender.tab?.id}/${sender.documentId}/`)
 }
 
 chrome.runtime.onConnect.addListener((port) => {

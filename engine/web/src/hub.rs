@@ -160,6 +160,15 @@ impl Hub {
             ToEngine::Stop { request } => self.stop(&request),
             ToEngine::Forget { conversation } => self.forget(&conversation),
             ToEngine::Warm => self.send(client, FromEngine::Status { engine: self.state.clone() }),
+            // The model store's, and the session's.
+            ToEngine::Models
+            | ToEngine::Get { .. }
+            | ToEngine::PauseGet { .. }
+            | ToEngine::ResumeGet { .. }
+            | ToEngine::CancelGet { .. }
+            | ToEngine::Delete { .. }
+            | ToEngine::Check { .. }
+            | ToEngine::Use { .. } => {}
         }
     }
 
