@@ -48,6 +48,17 @@ impl Pause {
     }
 }
 
+/// Waits.
+pub(crate) async fn sleep(ms: i32) {
+    let Ok(scope) = scope() else { return };
+    let promise = Promise::new(&mut |resolve, _| {
+        if scope.set_timeout_with_callback_and_timeout_and_arguments_0(&resolve, ms).is_err() {
+            let _ = resolve.call0(&JsValue::NULL);
+        }
+    });
+    let _ = JsFuture::from(promise).await;
+}
+
 /// A file of the extension's own package, read as a stream.
 pub(crate) struct PackagedFile {
     reader: ReadableStreamDefaultReader,

@@ -1,5 +1,6 @@
 //! The border between the engine and the extension: wasm entry points, messages, the queue.
 
+pub mod fit;
 pub mod hub;
 pub mod protocol;
 
@@ -13,6 +14,8 @@ mod host;
 mod lab;
 #[cfg(target_arch = "wasm32")]
 mod session;
+#[cfg(target_arch = "wasm32")]
+mod source;
 
 /// Runs when the module is loaded: a panic is reported in words before the worker ends.
 #[cfg(target_arch = "wasm32")]
