@@ -74,7 +74,8 @@ pub fn on_gpu(sizes: &Sizes, limits: Limits, context: usize) -> Result<usize, St
             in_words(binding)
         ));
     }
-    let room = binding.checked_div(sizes.largest_position).map_or(context, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    let room =
+        binding.checked_div(sizes.largest_position).map_or(context, |n| usize::try_from(n).unwrap_or(usize::MAX));
     let fitting = context.min(room);
     if fitting < LEAST_CONTEXT.min(context) {
         return Err(format!("the graphics device has room for {room} tokens at once, too few to read a page"));

@@ -83,8 +83,7 @@ impl Host {
     /// Starts the model anew after its device failed. Its tokens have to be read again.
     pub(crate) async fn restart(&mut self, preference: Preference, progress: &mut dyn FnMut(u64)) -> Result<()> {
         self.close();
-        let load =
-            Load { model: &self.model, source: &self.source, context: self.context, patience: AFTER_A_LOSS };
+        let load = Load { model: &self.model, source: &self.source, context: self.context, patience: AFTER_A_LOSS };
         (self.generator, self.device) = load.run(None, preference, progress).await?;
         Ok(())
     }
@@ -92,6 +91,16 @@ impl Host {
     /// What the guard knows of the vocabulary, computed once.
     pub(crate) fn guard_tables(&self) -> Arc<GuardTables> {
         Arc::clone(self.guard_tables.get_or_init(|| Arc::new(GuardTables::new(&self.model.tokenizer))))
+    }
+
+    /// Bytes that a load reads.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.source.bytes()
+    }
+
+    /// Whether the CPU may serve this model; if not, why, in a sentence.
+    pub(crate) fn fits_cpu(&self) -> Result<(), String> {
+        fit::on_cpu(&Sizes::of(&self.model)).map(|_| ())
     }
 
     fn close(&mut self) {
@@ -138,7 +147,8 @@ impl Load<'_> {
             },
         };
         if preference == Preference::Best {
-            fit::on_cpu(&Sizes::of(self.model)).map_err(|slow| Error::unsupported("the CPU", format!("{reason} {slow}")))?;
+            fit::on_cpu(&Sizes::of(self.model))
+                .map_err(|slow| Error::unsupported("the CPU", format!("{reason} {slow}")))?;
         }
         let mut executor = Executor::Cpu(Box::new(self.model.cpu(path)?));
         self.stream(reader, &mut executor, progress).await?;
@@ -172,12 +182,7 @@ impl Load<'_> {
         }
     }
 
-    async fn onto(
-        &self,
-        gpu: &Gpu,
-        reader: &mut Option<Reader>,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<Generator> {
+    async fn onto(&self, gpu: &Gpu, reader: &mut Option<Reader>, progress: &mut dyn FnMut(u64)) -> Result<Generator> {
         let limits = gpu.device.limits();
         let room = fit::Limits { binding: limits.max_storage_buffer_binding_size, buffer: limits.max_buffer_size };
         let context = fit::on_gpu(&Sizes::of(self.model), room, self.context).map_err(Error::Gpu)?;

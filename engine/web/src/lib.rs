@@ -3,11 +3,14 @@
 pub mod fit;
 pub mod hub;
 pub mod protocol;
+pub mod settings;
 
 #[cfg(target_arch = "wasm32")]
 mod answer;
 #[cfg(target_arch = "wasm32")]
 mod browser;
+#[cfg(target_arch = "wasm32")]
+mod catalog;
 #[cfg(target_arch = "wasm32")]
 mod host;
 #[cfg(target_arch = "wasm32")]

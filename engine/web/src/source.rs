@@ -3,7 +3,7 @@
 use sotto_core::formats::gguf::{Gguf, Parsed};
 use sotto_core::formats::{ModelDescription, gguf_rope_divisors};
 use sotto_core::weights::{WeightSink, WeightStream};
-use sotto_core::{Error, Result};
+use sotto_core::Result;
 
 use crate::browser::PackagedFile;
 
@@ -118,9 +118,4 @@ impl Reader {
         stream.push(&bytes, sink)?;
         Ok(bytes.len() as u64)
     }
-}
-
-/// A model that ended too early to say so by itself.
-pub(crate) fn missing(what: &str) -> Error {
-    Error::format(what, "it is not stored completely: get the model again")
 }

@@ -15,10 +15,10 @@ mod testing;
 mod tests;
 mod weights;
 
-pub use device::{Fence, Gpu};
 #[cfg(not(target_arch = "wasm32"))]
 pub use device::open_native;
 #[cfg(target_arch = "wasm32")]
 pub use device::open_web;
+pub use device::{Fence, Gpu};
 pub use executor::{GpuExecutor, Options, StepParams};
 pub use layout::{Element, Packing};
