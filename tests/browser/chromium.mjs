@@ -113,6 +113,9 @@ export class Browser {
    *  @type {{ url: string, from: string }[]} */
   requests = []
 
+  /** The extension's workers, oldest first: the engine is the last one. @type {Session[]} */
+  workers = []
+
   /** Attaches to each new target. Not before its first line: a service worker that is started again would wait for ever. */
   async #logExtension () {
     const { cdp } = this
@@ -120,6 +123,7 @@ export class Browser {
       const session = new Session(cdp, targetInfo.targetId, sessionId)
       const from = `${targetInfo.type} ${targetInfo.url}`
       const ownTarget = targetInfo.url.startsWith('chrome-extension:')
+      if (ownTarget && targetInfo.type === 'worker') this.workers.push(session)
       session.on('Network.requestWillBeSent', ({ request, documentURL, initiator }) => {
         // A script of ours in someone's page shows in the stack only.
         const ours = ownTarget || documentURL.startsWith('chrome-extension:') || JSON.stringify(initiator).includes('chrome-extension:')

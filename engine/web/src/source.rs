@@ -1,9 +1,9 @@
 //! Where a model's bytes are kept, and reading them: headers first, then the weights once through, in file order.
 
+use sotto_core::Result;
 use sotto_core::formats::gguf::{Gguf, Parsed};
 use sotto_core::formats::{ModelDescription, gguf_rope_divisors};
 use sotto_core::weights::{WeightSink, WeightStream};
-use sotto_core::Result;
 
 use crate::browser::PackagedFile;
 

@@ -190,17 +190,48 @@ pub async fn open_native() -> Result<Gpu> {
     Gpu::open(&adapter, is_software(&adapter.get_info())).await
 }
 
-/// Opens the browser's device, or answers `None` when the browser offers none, as it does for the first request after its
-/// graphics process ended. A software one fails unless `accept_software`: Sotto's own CPU path is faster.
+/// What a graphics adapter says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adapter {
+    /// Name and interface, for people.
+    pub name: String,
+    /// True when it computes on the CPU.
+    pub software: bool,
+    /// `maxStorageBufferBindingSize`.
+    pub binding_bytes: u64,
+    /// `maxBufferSize`.
+    pub buffer_bytes: u64,
+}
+
 #[cfg(target_arch = "wasm32")]
-pub async fn open_web(accept_software: bool) -> Result<Option<Gpu>> {
+async fn web_adapter() -> Option<wgpu::Adapter> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends: wgpu::Backends::BROWSER_WEBGPU,
         ..wgpu::InstanceDescriptor::new_without_display_handle()
     });
     let options =
         wgpu::RequestAdapterOptions { power_preference: wgpu::PowerPreference::HighPerformance, ..Default::default() };
-    let Ok(adapter) = instance.request_adapter(&options).await else { return Ok(None) };
+    instance.request_adapter(&options).await.ok()
+}
+
+/// What the browser's adapter says about itself, without opening it; `None` when the browser offers none.
+#[cfg(target_arch = "wasm32")]
+pub async fn look_web() -> Option<Adapter> {
+    let adapter = web_adapter().await?;
+    let (info, limits) = (adapter.get_info(), adapter.limits());
+    Some(Adapter {
+        name: display_name(&info),
+        software: is_software(&info),
+        binding_bytes: limits.max_storage_buffer_binding_size,
+        buffer_bytes: limits.max_buffer_size,
+    })
+}
+
+/// Opens the browser's device, or answers `None` when the browser offers none, as it does for the first request after its
+/// graphics process ended. A software one fails unless `accept_software`: Sotto's own CPU path is faster.
+#[cfg(target_arch = "wasm32")]
+pub async fn open_web(accept_software: bool) -> Result<Option<Gpu>> {
+    let Some(adapter) = web_adapter().await else { return Ok(None) };
     let info = adapter.get_info();
     let software = is_software(&info);
     if software && !accept_software {

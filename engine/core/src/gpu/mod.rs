@@ -17,8 +17,8 @@ mod weights;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use device::open_native;
+pub use device::{Adapter, Fence, Gpu};
 #[cfg(target_arch = "wasm32")]
-pub use device::open_web;
-pub use device::{Fence, Gpu};
+pub use device::{look_web, open_web};
 pub use executor::{GpuExecutor, Options, StepParams};
 pub use layout::{Element, Packing};
