@@ -5,6 +5,7 @@ pub mod disk;
 pub mod gguf;
 mod gguf_llama;
 mod hf_config;
+pub mod pinned;
 pub mod safetensors;
 
 use crate::error::{Error, Result};
