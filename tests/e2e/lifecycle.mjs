@@ -3,7 +3,7 @@ import { expect } from '../browser/cdp.mjs'
 import { check, scenario } from './harness.mjs'
 /** @import { Session } from '../browser/cdp.mjs' */
 /** @import { Browser } from '../browser/chromium.mjs' */
-/** @import { EngineState, Event, FromEngine, Task, ToEngine } from '../../offscreen/pkg/engine.js' */
+/** @import { EngineState, Event, FromEngine, Source, Task, ToEngine } from '../../offscreen/pkg/engine.js' */
 
 const TEXT = 'The ferry between Quillon and the island of Vessery will run again from the first of May.'
 
@@ -53,7 +53,8 @@ class Client {
   /** @param {string} request @param {Task} task @param {string} [conversation] */
   ask (request, task, conversation = request) {
     const words = TEXT.split(' ').length
-    const source = /** @type {const} */ ({ kind: 'selection', text: TEXT, title: 'Ferry', url: 'https://ferry.test/', lang: 'en', wordsRead: words, wordsTotal: words, unread: [], incognito: false })
+    /** @type {Source} */
+    const source = { kind: 'selection', text: TEXT, title: 'Ferry', url: 'https://ferry.test/', lang: 'en', wordsRead: words, wordsTotal: words, unread: [], incognito: false }
     return this.send({ type: 'ask', request, conversation, task, source })
   }
 

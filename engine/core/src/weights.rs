@@ -151,6 +151,9 @@ impl<'a> WeightStream<'a> {
 
     /// Goes on at byte `position`, for a reader that leaves out what no weight needs. Fails inside of a weight.
     pub fn skip_to(&mut self, position: u64) -> Result<()> {
+        if position == self.position {
+            return Ok(());
+        }
         let wanted = self.wanted().map_or(position, |w| w.start);
         if !self.partial.is_empty() || self.row > 0 || position < self.position || position > wanted {
             return Err(Error::format("weights", format!("byte {wanted} is wanted, not {position}")));
@@ -262,6 +265,31 @@ mod tests {
                 assert_eq!(bytes, file[from..from + len], "cut {cut}");
             }
         }
+    }
+
+    #[test]
+    fn a_reader_may_leave_out_what_no_weight_needs() {
+        let mut table = WeightTable::default();
+        table.add(spec("b", 3, 5, 70)).unwrap();
+        table.add(spec("a", 2, 4, 10)).unwrap();
+        let file: Vec<u8> = (0..140).collect();
+        for most in [1, 7, 16, 60] {
+            let mut got = Collect(Vec::new());
+            let mut stream = WeightStream::new(&table, 0, 0);
+            let mut read = 0;
+            while let Some(wanted) = stream.wanted() {
+                let end = wanted.end.min(wanted.start + most);
+                stream.skip_to(wanted.start).unwrap();
+                stream.push(&file[wanted.start as usize..end as usize], &mut got).unwrap();
+                read += end - wanted.start;
+            }
+            assert_eq!((read, stream.is_done()), (92, true));
+        }
+        let mut stream = WeightStream::new(&table, 0, 0);
+        assert!(stream.skip_to(11).is_err(), "into a weight");
+        stream.push(&file[..27], &mut Collect(Vec::new())).unwrap();
+        stream.skip_to(27).unwrap();
+        assert!(stream.skip_to(42).is_err() && stream.skip_to(10).is_err(), "past a weight begun, and back");
     }
 
     #[test]

@@ -112,9 +112,7 @@ impl Reader {
     /// Feeds `stream` its next bytes, and answers how many; 0 when the file has no more.
     pub(crate) async fn feed(&mut self, stream: &mut WeightStream<'_>, sink: &mut dyn WeightSink) -> Result<u64> {
         let Some(Piece { offset, bytes }) = self.next().await? else { return Ok(0) };
-        if stream.wanted().is_some_and(|wanted| wanted.start >= offset) {
-            stream.skip_to(offset)?;
-        }
+        stream.skip_to(offset)?;
         stream.push(&bytes, sink)?;
         Ok(bytes.len() as u64)
     }
