@@ -10,6 +10,7 @@ declare global {
   type EngineEvent = engine.Event
   type Failure = engine.Failure
   type FromEngine = engine.FromEngine
+  type OfHost = engine.OfHost
   type Passage = engine.Passage
   type Source = engine.Source
   type Stats = engine.Stats

@@ -38,6 +38,7 @@ export function shortcut (command) {
  * @property {string | null} [extension] the extension's folder
  * @property {'hardware' | 'software'} [gpu] offers WebGPU: on a graphics adapter, or on the software one that comes with Chromium
  * @property {string[]} [flags] more flags
+ * @property {string} [profile] the profile of a browser that was ended with `keep`, to go on with it
  */
 
 export class Browser {
@@ -56,10 +57,10 @@ export class Browser {
   }
 
   /** @param {Options} options */
-  static async start ({ display = null, web = null, extension = DIST, gpu, flags = [] } = {}) {
+  static async start ({ display = null, web = null, extension = DIST, gpu, flags = [], profile: kept } = {}) {
     const binary = process.env.SOTTO_CHROMIUM ?? '/usr/lib/chromium/chromium'
-    const profile = mkdtempSync(join(tmpdir(), 'sotto-'))
-    if (extension) {
+    const profile = kept ?? mkdtempSync(join(tmpdir(), 'sotto-'))
+    if (extension && !kept) {
       mkdirSync(join(profile, 'Default'))
       writeFileSync(join(profile, 'Default', 'Preferences'), JSON.stringify({ extensions: { pinned_extensions: [extensionId(extension)] } }))
     }
@@ -196,12 +197,13 @@ export class Browser {
     await page.send('ServiceWorker.disable')
   }
 
-  /** Ends the browser; answers the net log's requests, for whoever wants to see them. */
-  async stop () {
+  /** Ends the browser; answers the net log's requests, for whoever wants to see them. With `keep`, its profile stays for another
+   *  one to go on with. */
+  async stop ({ keep = false } = {}) {
     await this.cdp.send('Browser.close').catch(() => {})
     const ended = await Promise.race([this.gone.then(() => true), sleep(20_000)])
     const log = ended ? readNetLog(this.netLog) : null
-    this.discard()
+    if (!keep) this.discard()
     return log
   }
 }

@@ -1,10 +1,11 @@
-//! The engine natively: `check`, `generate`, `bench`, `inspect`.
+//! The engine natively: `check`, `generate`, `bench`, `inspect`, `manifest`.
 
 mod arguments;
 mod check;
 mod generate;
 mod inspect;
 mod load;
+mod manifest;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,8 @@ sotto-cli runs the engine on this machine. MODEL is a GGUF file or a Hugging Fac
       prints JSON: prefill and decode tokens/s at 128, 512 and 2,048 tokens of context, peak memory
   sotto-cli inspect FILE
       says what a model file holds
+  sotto-cli manifest DIR
+      writes sotto-manifest.json beside a model's files: the hashes that Sotto checks them against when it gets them
 ";
 
 fn main() -> ExitCode {
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
         "generate" => generate::run,
         "bench" => generate::bench,
         "inspect" => inspect::run,
+        "manifest" => manifest::run,
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

@@ -6,12 +6,13 @@ use std::rc::Rc;
 use sotto_core::Error;
 use sotto_core::cpu::CpuPath;
 use sotto_core::generate::Progress;
+use sotto_core::model::Model;
 use sotto_core::recipes::{Action, Attempt, DraftStep, ModelEntry, Plan, Style, Subject, Turn, Verdict, replace_all};
 use sotto_core::text::words::count_words;
 use sotto_core::text::{draft, utf16_ranges};
 use sotto_core::tokenizer::ChatFormat;
 
-use crate::browser::{Pause, now};
+use crate::browser::{Pause, now, random_seed};
 use crate::host::{Host, Preference};
 use crate::hub::Job;
 use crate::protocol::{Event, Failure, FailureCode, Passage, RewriteStyle, SourceKind, Stats, Task};
@@ -37,6 +38,11 @@ fn action(task: &Task) -> Action {
             RewriteStyle::FixGrammar => Style::FixGrammar,
         }),
     }
+}
+
+/// How turns are laid out: the entry's way, else that of the model's own files.
+pub(crate) fn chat(entry: &ModelEntry, model: &Model) -> sotto_core::Result<ChatFormat> {
+    if entry.chat.is_empty() { model.chat_format() } else { ChatFormat::named(&entry.chat) }
 }
 
 /// Answers a request up to its terminal event; an error is that event's content.
@@ -302,7 +308,12 @@ impl<'a> Writer<'a> {
     async fn attempt(&mut self, attempt: &Attempt, streams: bool) -> sotto_core::Result<Option<Output>> {
         let prompt = draft::prompt(attempt, &self.chat()?, &self.host.model.tokenizer)?;
         let (stop_ids, tables) = (self.stop_ids()?, self.host.guard_tables());
-        let mut writer = draft::Writer::new(attempt, &self.host.model.tokenizer, &stop_ids, &tables)?;
+        // Another try is another answer, where the recipe leaves room for one.
+        let mut attempt = attempt.clone();
+        if let Some(sampler) = attempt.options.sampler.as_mut().filter(|s| s.temperature > 0.0) {
+            sampler.seed = random_seed();
+        }
+        let mut writer = draft::Writer::new(&attempt, &self.host.model.tokenizer, &stop_ids, &tables)?;
         let words: usize = attempt.messages.iter().map(|m| count_words(&m.content)).sum();
         let Some(mut logits) = self.read_prompt(&prompt, words).await? else { return Ok(None) };
         let from = now();
@@ -343,7 +354,7 @@ impl<'a> Writer<'a> {
     }
 
     fn chat(&self) -> sotto_core::Result<ChatFormat> {
-        ChatFormat::named(&self.entry.chat)
+        chat(self.entry, &self.host.model)
     }
 
     fn stop_ids(&self) -> sotto_core::Result<Vec<u32>> {

@@ -1,7 +1,11 @@
 //! Whether a device can run a model: by the limits it states, never by its name. Pure.
 
+use sotto_core::gpu::Adapter;
 use sotto_core::model::Model;
+use sotto_core::recipes::ModelEntry;
 use sotto_core::weights::{WeightRole, WeightSpec, WeightTable};
+
+use crate::protocol::Fit;
 
 /// What a model asks of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,6 +29,8 @@ pub struct Limits {
     pub buffer: u64,
 }
 
+/// WebGPU's own minimum of `maxStorageBufferBindingSize`: weights are cut to it.
+const LEAST_BINDING: u64 = 128 << 20;
 /// A page and a short answer: with fewer positions a model is of no use.
 const LEAST_CONTEXT: usize = 1024;
 /// What the CPU path reads while it decodes, in bytes a second: docs/performance.md, 96 MB at 49 to 66 tokens a second,
@@ -97,6 +103,33 @@ pub fn on_cpu(sizes: &Sizes) -> Result<f64, String> {
         ));
     }
     Ok(rate)
+}
+
+/// Whether a model that is not here yet would run, as far as its entry tells: limits of rows and caches show when its headers
+/// are here, and memory when it is loaded.
+pub fn before(entry: &ModelEntry, adapter: Option<&Adapter>, smaller: Option<&str>) -> Fit {
+    let offer = smaller.map_or(String::new(), |name| format!(" {name} runs here."));
+    let why = match adapter {
+        Some(adapter) if !adapter.software => {
+            let limits = Limits { binding: adapter.binding_bytes, buffer: adapter.buffer_bytes };
+            match limits.binding.min(limits.buffer) >= LEAST_BINDING {
+                true => return Fit { fits: true, reason: String::new() },
+                false => format!(
+                    "The graphics device binds at most {} at once, which is too little.",
+                    in_words(limits.binding.min(limits.buffer))
+                ),
+            }
+        }
+        Some(_) => "The only graphics device is a software one.".to_owned(),
+        None => "This browser offers no graphics device.".to_owned(),
+    };
+    let sizes = Sizes { cpu_bytes: entry.bytes, cpu_bytes_per_token: entry.bytes, ..Sizes::default() };
+    match on_cpu(&sizes) {
+        Ok(rate) => {
+            Fit { fits: true, reason: format!("{why} The processor would write about {rate:.0} tokens a second.") }
+        }
+        Err(slow) => Fit { fits: false, reason: format!("{why} {slow}{offer}") },
+    }
 }
 
 /// The name to offer instead of a model of `bytes` bytes: the largest that is smaller. `others` are names and sizes.

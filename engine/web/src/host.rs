@@ -210,7 +210,7 @@ impl Load<'_> {
         for file in 0..self.model.files.len() {
             let mut stream = WeightStream::new(&self.model.weights, file, 0);
             while !stream.is_done() {
-                let more = reader.feed(&mut stream, executor).await?;
+                let more = reader.feed(file, &mut stream, executor).await?;
                 if more == 0 {
                     break;
                 }

@@ -163,6 +163,7 @@ impl Hub {
             // The model store's, and the session's.
             ToEngine::Models
             | ToEngine::Get { .. }
+            | ToEngine::GetFrom { .. }
             | ToEngine::PauseGet { .. }
             | ToEngine::ResumeGet { .. }
             | ToEngine::CancelGet { .. }

@@ -4,6 +4,7 @@ pub mod fit;
 pub mod hub;
 pub mod protocol;
 pub mod settings;
+pub mod store;
 
 #[cfg(target_arch = "wasm32")]
 mod answer;

@@ -57,6 +57,12 @@ pub enum ToEngine {
         /// page has asked for the permission to read that origin before.
         mirror: Option<String>,
     },
+    /// Fetch a model of the user's own from an address: of a GGUF file, or of a folder with `config.json`, `tokenizer.json` and
+    /// safetensors.
+    GetFrom {
+        /// The address, http or https.
+        address: String,
+    },
     /// Stop fetching for now; what has come stays.
     PauseGet {
         /// Which.
@@ -99,13 +105,11 @@ pub enum ToEngine {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum OfHost {
-    /// Open the network lock for a fetch that the user asked for: GET only, and only this.
-    Unlock {
-        /// Which addresses.
-        to: Destination,
+    /// Open the network lock for the fetches that the user asked for, GET only and only to these; closed if there are none.
+    Network {
+        /// Where to.
+        to: Vec<Destination>,
     },
-    /// Close the network lock.
-    Lock,
     /// Ask the browser to keep what is stored even when the disk runs full.
     Persist,
 }

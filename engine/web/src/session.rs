@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use serde::Serialize;
+use sotto_core::gpu;
 use sotto_core::recipes::ModelEntry;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
@@ -11,10 +12,12 @@ use wasm_bindgen_futures::spawn_local;
 use crate::answer;
 use crate::browser::{now, sleep};
 use crate::catalog::Catalog;
+use crate::fit;
 use crate::host::{Host, Preference};
 use crate::hub::Hub;
 use crate::protocol::{EngineState, Event, Failure, FailureCode, FromEngine, ToEngine};
 use crate::settings::Settings;
+use crate::store::Library;
 
 /// Loading is reported whenever this much more has come.
 const PROGRESS_BYTES: u64 = 2 << 20;
@@ -122,6 +125,7 @@ impl Shared {
             }
             Err(error) => Err(error),
         };
+        let loaded = loaded.and_then(|host| answer::chat(&entry, &host.model).map(|_| host));
         match loaded {
             Ok(host) => {
                 self.ready(&host);
@@ -153,6 +157,12 @@ impl Shared {
         self.set_state(EngineState::Idle);
     }
 
+    fn set_entry(&self, entry: Rc<ModelEntry>) {
+        self.catalog.library().set_current(&entry.id);
+        *self.entry.borrow_mut() = entry;
+        self.set_state(EngineState::Idle);
+    }
+
     /// After the model failed: the packaged one answers until the browser starts again or the user chooses. False if it
     /// was that one already.
     pub(crate) fn fall_back(&self) -> bool {
@@ -161,8 +171,7 @@ impl Shared {
             return false;
         }
         drop(self.host.borrow_mut().take());
-        *self.entry.borrow_mut() = starter;
-        self.set_state(EngineState::Idle);
+        self.set_entry(starter);
         true
     }
 
@@ -174,8 +183,7 @@ impl Shared {
         };
         if self.entry().id != entry.id {
             drop(self.host.borrow_mut().take());
-            *self.entry.borrow_mut() = entry;
-            self.set_state(EngineState::Idle);
+            self.set_entry(entry);
         }
         match self.take_host().await {
             Ok(host) => {
@@ -212,15 +220,26 @@ impl Shared {
         }
         let settings = self.catalog.settings().await;
         if let Ok(entry) = self.catalog.entry(&settings.model).await {
-            *self.entry.borrow_mut() = entry;
+            self.set_entry(entry);
         }
         *self.settings.borrow_mut() = settings;
     }
 
-    /// Takes new settings and stores them. A disk that is full costs the next start its memory, no more.
+    /// Takes new settings and stores them.
     async fn keep(&self, settings: Settings) {
         *self.settings.borrow_mut() = settings.clone();
-        let _ = self.catalog.keep(&settings).await;
+        self.catalog.keep(&settings).await;
+    }
+
+    /// Looks which graphics adapter there is, and says which models it can run.
+    async fn look(&self) {
+        let adapter = gpu::look_web().await;
+        let library = self.catalog.library();
+        let name = adapter.as_ref().filter(|a| !a.software).map_or("", |a| &a.name);
+        library.set_gpu(name);
+        for entry in self.catalog.others() {
+            library.set_fit(&entry.id, fit::before(entry, adapter.as_ref(), self.catalog.smaller(entry)));
+        }
     }
 
     /// Works until nothing is due.
@@ -299,8 +318,16 @@ impl Shared {
     }
 
     /// Notes what a message wants of the session itself.
-    fn wish(&self, client: &str, message: &ToEngine) {
+    fn wish(self: &Rc<Self>, client: &str, message: &ToEngine) {
         match message {
+            // What is deleted cannot answer any longer.
+            ToEngine::Delete { model } if *model == self.entry().id => {
+                *self.switch.borrow_mut() = Some((client.to_owned(), String::new()));
+            }
+            ToEngine::Models => {
+                let shared = Rc::clone(self);
+                spawn_local(async move { shared.look().await });
+            }
             ToEngine::Warm if self.host.borrow().is_none() => self.warm.set(true),
             ToEngine::Use { model } => *self.switch.borrow_mut() = Some((client.to_owned(), model.clone())),
             ToEngine::SetIdle { minutes } => self.idle.set(Some(*minutes)),
@@ -317,12 +344,17 @@ pub struct Session {
 
 #[wasm_bindgen]
 impl Session {
-    /// `emit(client, message)` delivers a `FromEngine` to a client.
+    /// `emit(client, message)` delivers a `FromEngine` to a client; `ask(what)` has the host document do it, and promises
+    /// whether it did.
     #[wasm_bindgen(constructor)]
     pub fn new(
         #[wasm_bindgen(unchecked_param_type = "(client: string, message: FromEngine) => void")] emit: js_sys::Function,
+        #[wasm_bindgen(unchecked_param_type = "(what: OfHost) => Promise<boolean>")] ask: js_sys::Function,
     ) -> Result<Session, JsError> {
-        let catalog = Catalog::new().map_err(|e| JsError::new(&e.to_string()))?;
+        let wrong = |e: sotto_core::Error| JsError::new(&e.to_string());
+        let entries = ModelEntry::all().map_err(wrong)?;
+        let library = Library::new(emit.clone(), ask, &entries);
+        let catalog = Catalog::new(entries, library).map_err(wrong)?;
         let shared = Shared {
             emit,
             hub: RefCell::new(Hub::default()),
@@ -349,6 +381,7 @@ impl Session {
 
     /// A client's port closed.
     pub fn disconnect(&self, client: &str) {
+        self.shared.catalog.library().disconnect(client);
         self.shared.hub.borrow_mut().disconnect(client);
     }
 
@@ -357,7 +390,9 @@ impl Session {
         match serde_wasm_bindgen::from_value::<ToEngine>(message) {
             Ok(message) => {
                 self.shared.wish(client, &message);
-                self.shared.hub.borrow_mut().receive(client, message);
+                if !self.shared.catalog.library().receive(client, &message) {
+                    self.shared.hub.borrow_mut().receive(client, message);
+                }
             }
             Err(error) => self.shared.hub.borrow_mut().refuse(
                 client,

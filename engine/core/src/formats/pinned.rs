@@ -129,7 +129,9 @@ impl PinnedManifest {
         let wrong = |reason: String| Err(Error::format(PINNED_NAME, reason));
         if self.version != 1 || self.chunk_bytes != CHUNK {
             let (version, chunk) = (self.version, self.chunk_bytes);
-            return wrong(format!("version 1 with chunks of {CHUNK} bytes is read, not version {version} with {chunk}"));
+            return wrong(format!(
+                "version 1 with chunks of {CHUNK} bytes is read, not version {version} with {chunk}"
+            ));
         }
         if self.files.len() > MAX_FILES {
             return wrong(format!("{} files, more than {MAX_FILES}", self.files.len()));
@@ -140,7 +142,9 @@ impl PinnedManifest {
             check_path(&file.path)?;
             if file.bytes > MAX_FILE || chunk_count(file.bytes) != file.sha256.len() as u64 {
                 let (bytes, hashes) = (file.bytes, file.sha256.len());
-                return wrong(format!("{name} has {bytes} bytes and {hashes} hashes: one for each {CHUNK} bytes is needed"));
+                return wrong(format!(
+                    "{name} has {bytes} bytes and {hashes} hashes: one for each {CHUNK} bytes is needed"
+                ));
             }
             if !paths.insert(file.path.as_str()) {
                 return wrong(format!("{name} is there twice"));

@@ -221,10 +221,10 @@ impl Manifest {
     pub fn need(&mut self, file: usize, index: u64, expected: Option<Sha256>) {
         let at = self.data_end();
         let Some(file) = self.files.get_mut(file) else { return };
-        if index < chunk_count(file.bytes) {
-            if let Err(i) = file.chunks.binary_search_by_key(&index, |c| c.index) {
-                file.chunks.insert(i, StoredChunk { index, at, sha256: expected, done: false });
-            }
+        if index < chunk_count(file.bytes)
+            && let Err(i) = file.chunks.binary_search_by_key(&index, |c| c.index)
+        {
+            file.chunks.insert(i, StoredChunk { index, at, sha256: expected, done: false });
         }
     }
 
@@ -270,6 +270,15 @@ impl Manifest {
             if let Some(chunk) = file.chunks.get_mut(piece.chunk) {
                 chunk.done = false;
             }
+        }
+    }
+
+    /// Takes down that a chunk was never right: its hash is forgotten too, unless it was pinned.
+    pub fn forget(&mut self, piece: Piece) {
+        let Some(file) = self.files.get_mut(piece.file) else { return };
+        if let Some(chunk) = file.chunks.get_mut(piece.chunk) {
+            chunk.done = false;
+            chunk.sha256 = chunk.sha256.filter(|_| file.pinned);
         }
     }
 

@@ -42,9 +42,7 @@ impl Source {
     pub fn words(&self) -> String {
         match self {
             Self::Hub { repository, .. } => format!("{}/{repository}", HUB.trim_start_matches("https://")),
-            Self::Mirror { folder } => {
-                folder.split_once("://").map_or(folder.as_str(), |(_, rest)| rest).to_owned()
-            }
+            Self::Mirror { folder } => folder.split_once("://").map_or(folder.as_str(), |(_, rest)| rest).to_owned(),
             Self::Files { name } => format!("{name}, a file on this computer"),
         }
     }
@@ -73,7 +71,8 @@ pub fn split_address(address: &str) -> Result<(Source, String)> {
 /// fragment.
 fn origin(address: &str) -> Result<String> {
     let lower = address.to_ascii_lowercase();
-    let scheme = ["https://", "http://"].into_iter().find(|s| lower.starts_with(s)).ok_or_else(|| not_an_address(address))?;
+    let scheme =
+        ["https://", "http://"].into_iter().find(|s| lower.starts_with(s)).ok_or_else(|| not_an_address(address))?;
     let rest = lower.get(scheme.len()..).unwrap_or_default();
     let host = rest.split('/').next().unwrap_or_default();
     let fits = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
@@ -126,9 +125,20 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused() {
         for bad in [
-            "", "models.example", "ftp://a/b", "file:///etc", "https://", "https:///a", "https://user@host/a",
-            "https://host/a?b", "https://host/a#b", "https://host\\a", "https://ho st/a", "javascript:alert(1)",
-            "https://host/\u{202e}", "chrome://settings",
+            "",
+            "models.example",
+            "ftp://a/b",
+            "file:///etc",
+            "https://",
+            "https:///a",
+            "https://user@host/a",
+            "https://host/a?b",
+            "https://host/a#b",
+            "https://host\\a",
+            "https://ho st/a",
+            "javascript:alert(1)",
+            "https://host/\u{202e}",
+            "chrome://settings",
         ] {
             assert!(Source::mirror(bad).is_err(), "{bad}");
         }

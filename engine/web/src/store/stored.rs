@@ -267,12 +267,18 @@ impl<D: Data> Stored<D> {
     }
 
     fn file(&self, number: usize) -> Result<&StoredFile> {
-        self.manifest.files.get(number).ok_or_else(|| Error::format("a stored model", format!("it has no file {number}")))
+        self.manifest
+            .files
+            .get(number)
+            .ok_or_else(|| Error::format("a stored model", format!("it has no file {number}")))
     }
 }
 
 fn missing(path: &str) -> Error {
-    Error::format(path, "the source does not have this file: it needs one GGUF file, or config.json, tokenizer.json and safetensors")
+    Error::format(
+        path,
+        "the source does not have this file: it needs one GGUF file, or config.json, tokenizer.json and safetensors",
+    )
 }
 
 #[cfg(test)]

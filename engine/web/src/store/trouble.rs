@@ -53,6 +53,10 @@ pub enum Trouble {
         /// The browser's words.
         detail: String,
     },
+    /// The stored file is open elsewhere: the model answers, or another window is at work.
+    InUse,
+    /// The server does not let the file's length be known.
+    NoLength,
     /// A chosen file can no longer be read.
     FileGone {
         /// The browser's words.
@@ -110,7 +114,9 @@ impl Trouble {
         match self {
             Self::Broken { detail } => (
                 Code::NetworkFailed,
-                format!("{host} could not be reached, or the connection broke ({detail}). A proxy, a firewall or a certificate may be the cause."),
+                format!(
+                    "{host} could not be reached, or the connection broke ({detail}). A proxy, a firewall or a certificate may be the cause."
+                ),
                 "Check the connection and resume: what has come is kept. Where this address is blocked, use your organisation's mirror or choose a file.",
             ),
             Self::Silent => (
@@ -120,7 +126,9 @@ impl Trouble {
             ),
             Self::Status { status: status @ (401 | 402 | 403 | 407 | 451), .. } => (
                 Code::Blocked,
-                format!("{host} does not give out {file} (status {status}). It may need a sign-in, or a proxy blocks it."),
+                format!(
+                    "{host} does not give out {file} (status {status}). It may need a sign-in, or a proxy blocks it."
+                ),
                 "Use your organisation's mirror or choose a file; or ask whoever runs the network to allow this address, then resume.",
             ),
             Self::Status { status: status @ (404 | 410), .. } => (
@@ -136,7 +144,11 @@ impl Trouble {
             Self::Status { status: status @ (429 | 503), retry_after_ms } => {
                 let minutes = retry_after_ms.map(|ms| (ms / 60_000.0).ceil()).filter(|m| *m > 1.0);
                 let asks = minutes.map(|m| format!(" It asks to wait {m} minutes.")).unwrap_or_default();
-                (Code::ServerBusy, format!("{host} is too busy (status {status}).{asks}"), "Resume later: what has come is kept.")
+                (
+                    Code::ServerBusy,
+                    format!("{host} is too busy (status {status}).{asks}"),
+                    "Resume later: what has come is kept.",
+                )
             }
             Self::Status { status, .. } => (
                 Code::NetworkFailed,
@@ -180,6 +192,16 @@ impl Trouble {
                 Code::StorageFailed,
                 format!("The browser's storage failed ({detail})."),
                 "Try again; if it stays so, restart the browser.",
+            ),
+            Self::InUse => (
+                Code::ModelInUse,
+                "The model is in use.".to_owned(),
+                "Wait until it has answered, or close other windows of Sotto, and try again.",
+            ),
+            Self::NoLength => (
+                Code::NoRanges,
+                format!("{host} does not say how long {file} is: it hides the header Content-Range."),
+                "Allow Sotto to read this address when it asks, or have the server send Access-Control-Expose-Headers: Content-Range, ETag.",
             ),
             Self::FileGone { detail } => (
                 Code::StorageFailed,
@@ -256,6 +278,8 @@ mod tests {
             Trouble::WrongHash,
             Trouble::NoRoom { missing: Some(1_300_000_000) },
             Trouble::Storage { detail: "x".into() },
+            Trouble::InUse,
+            Trouble::NoLength,
             Trouble::FileGone { detail: "x".into() },
         ];
         for trouble in troubles {
@@ -265,7 +289,9 @@ mod tests {
         let named = Trouble::WrongHash.failure("h", "m.gguf", Some((0, 9))).message;
         assert!(named.contains("m.gguf (bytes 0 to 9)"), "{named}");
         assert!(status(429, Some(600_000.0)).failure("h", "m", None).message.contains("wait 10 minutes"));
-        assert!(Trouble::NoRoom { missing: Some(1_300_000_000) }.failure("h", "m", None).message.contains("1.3 GB more"));
+        assert!(
+            Trouble::NoRoom { missing: Some(1_300_000_000) }.failure("h", "m", None).message.contains("1.3 GB more")
+        );
     }
 
     #[test]
