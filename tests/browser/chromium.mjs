@@ -99,7 +99,7 @@ export class Browser {
       browser.id = id
       // Its shortcuts and menus are registered a moment later; no user is as quick as a test.
       const worker = await browser.serviceWorker()
-      await expect('the shortcuts are registered', () => worker.eval('chrome.commands.getAll().then((all) => all.some((c) => c.shortcut))'))
+      await expect('the shortcuts are registered', () => worker.eval('chrome.commands?.getAll().then((all) => all.some((c) => c.shortcut))'))
       await sleep(300)
       await worker.detach()
     }
@@ -114,6 +114,9 @@ export class Browser {
    *  @type {{ url: string, from: string }[]} */
   requests = []
 
+  /** The extension's workers, oldest first: the engine is the last one. @type {Session[]} */
+  workers = []
+
   /** Attaches to each new target. Not before its first line: a service worker that is started again would wait for ever. */
   async #logExtension () {
     const { cdp } = this
@@ -121,6 +124,7 @@ export class Browser {
       const session = new Session(cdp, targetInfo.targetId, sessionId)
       const from = `${targetInfo.type} ${targetInfo.url}`
       const ownTarget = targetInfo.url.startsWith('chrome-extension:')
+      if (ownTarget && targetInfo.type === 'worker') this.workers.push(session)
       session.on('Network.requestWillBeSent', ({ request, documentURL, initiator }) => {
         // A script of ours in someone's page shows in the stack only.
         const ours = ownTarget || documentURL.startsWith('chrome-extension:') || JSON.stringify(initiator).includes('chrome-extension:')

@@ -1,5 +1,8 @@
 //! The weights' table: what a model needs, where it lies in its files, and the stream from file to executor.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 use crate::quant::{QuantType, check_block_scales};
 
@@ -27,6 +30,10 @@ pub enum WeightRole {
     Gathered,
     /// `[1, D]`: a norm's weight or a bias; read as f32.
     Vector,
+    /// `[1, 1]`: an activation's scale or a layer's gain; read as f32.
+    Scalar,
+    /// `[N, g]`: scales of a matrix whose codes lie in another tensor, each for `K / g` columns of its row; read as f32.
+    Scales,
 }
 
 /// One weight: shape `[rows, cols]`, stored type, place in the files.
@@ -44,6 +51,8 @@ pub struct WeightSpec {
     pub role: WeightRole,
     /// Its bytes.
     pub location: Location,
+    /// Where the scales are, for types that have them in a tensor of their own.
+    pub scales: Option<WeightId>,
     /// A low-rank correction added to the product, `y += B·(A·x)`: A is `[r, K]`, B is `[N, r]`.
     pub adapter: Option<(WeightId, WeightId)>,
 }
@@ -112,6 +121,23 @@ pub trait WeightSink {
     fn rows(&mut self, id: WeightId, spec: &WeightSpec, first_row: usize, bytes: &[u8]) -> Result<()>;
 }
 
+/// Hands weights on, some of them as zeros: a static range of 0 leaves activations as they are.
+pub struct Zeroed<'a> {
+    /// Where they go.
+    pub sink: &'a mut dyn WeightSink,
+    /// Those that become zeros.
+    pub weights: BTreeSet<WeightId>,
+}
+
+impl WeightSink for Zeroed<'_> {
+    fn rows(&mut self, id: WeightId, spec: &WeightSpec, first_row: usize, bytes: &[u8]) -> Result<()> {
+        match self.weights.contains(&id) {
+            true => self.sink.rows(id, spec, first_row, &vec![0; bytes.len()]),
+            false => self.sink.rows(id, spec, first_row, bytes),
+        }
+    }
+}
+
 /// Rows handed to a sink at once are at most this many bytes (or one row, if that is longer).
 pub const PIECE: usize = 4 << 20;
 
@@ -139,6 +165,25 @@ impl<'a> WeightStream<'a> {
     /// True when every weight of the file has been handed on.
     pub fn is_done(&self) -> bool {
         self.next == self.order.len()
+    }
+
+    /// The bytes of the file that the next weight still needs; `None` when nothing is missing.
+    pub fn wanted(&self) -> Option<Range<u64>> {
+        let at = &self.table.get(*self.order.get(self.next)?).location;
+        Some(self.position.max(at.offset)..at.offset + at.len)
+    }
+
+    /// Goes on at byte `position`, for a reader that leaves out what no weight needs. Fails inside of a weight.
+    pub fn skip_to(&mut self, position: u64) -> Result<()> {
+        if position == self.position {
+            return Ok(());
+        }
+        let wanted = self.wanted().map_or(position, |w| w.start);
+        if !self.partial.is_empty() || self.row > 0 || position < self.position || position > wanted {
+            return Err(Error::format("weights", format!("byte {wanted} is wanted, not {position}")));
+        }
+        self.position = position;
+        Ok(())
     }
 
     /// Takes the next bytes of the file.
@@ -221,6 +266,7 @@ mod tests {
             quant: QuantType::F32,
             role: WeightRole::Matrix,
             location: Location { file: 0, offset, len: rows.wrapping_mul(cols).wrapping_mul(4) as u64 },
+            scales: None,
             adapter: None,
         }
     }
@@ -244,6 +290,31 @@ mod tests {
                 assert_eq!(bytes, file[from..from + len], "cut {cut}");
             }
         }
+    }
+
+    #[test]
+    fn a_reader_may_leave_out_what_no_weight_needs() {
+        let mut table = WeightTable::default();
+        table.add(spec("b", 3, 5, 70)).unwrap();
+        table.add(spec("a", 2, 4, 10)).unwrap();
+        let file: Vec<u8> = (0..140).collect();
+        for most in [1, 7, 16, 60] {
+            let mut got = Collect(Vec::new());
+            let mut stream = WeightStream::new(&table, 0, 0);
+            let mut read = 0;
+            while let Some(wanted) = stream.wanted() {
+                let end = wanted.end.min(wanted.start + most);
+                stream.skip_to(wanted.start).unwrap();
+                stream.push(&file[wanted.start as usize..end as usize], &mut got).unwrap();
+                read += end - wanted.start;
+            }
+            assert_eq!((read, stream.is_done()), (92, true));
+        }
+        let mut stream = WeightStream::new(&table, 0, 0);
+        assert!(stream.skip_to(11).is_err(), "into a weight");
+        stream.push(&file[..27], &mut Collect(Vec::new())).unwrap();
+        stream.skip_to(27).unwrap();
+        assert!(stream.skip_to(42).is_err() && stream.skip_to(10).is_err(), "past a weight begun, and back");
     }
 
     #[test]

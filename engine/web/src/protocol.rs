@@ -88,10 +88,16 @@ pub enum ToEngine {
         /// Which.
         model: String,
     },
-    /// Answer with this model from now on.
+    /// Answer with this model from now on: after the request that runs, before those that wait. A model that cannot be
+    /// loaded is answered with [`FromEngine::Notice`], and the packaged one serves.
     Use {
         /// Which.
         model: String,
+    },
+    /// Put a loaded model away when it was not used for so long; it is loaded again when it is needed.
+    SetIdle {
+        /// Minutes, in parts if need be; 0 for never.
+        minutes: f64,
     },
 }
 
@@ -229,6 +235,11 @@ pub enum FromEngine {
     /// A message that the engine could not read or act on.
     Refused {
         /// Why, and what to do.
+        reason: Failure,
+    },
+    /// Something failed that ends no request, such as a change to another model.
+    Notice {
+        /// What, and what to do.
         reason: Failure,
     },
     /// The models and the machine: the answer to [`ToEngine::Models`], and sent again whenever it changes, at most four

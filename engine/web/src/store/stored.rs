@@ -179,8 +179,10 @@ impl<D: Data> Stored<D> {
         };
         let optional_text = |path: &str| self.manifest.find(path).map(|n| self.came(n)).transpose();
         let (tokenizer, tokenizer_config) = match tokenizer {
-            true => (self.came(self.required("tokenizer.json", absent)?)?, optional_text("tokenizer_config.json")?),
-            false => (String::new(), None),
+            true => {
+                (Some(self.came(self.required("tokenizer.json", absent)?)?), optional_text("tokenizer_config.json")?)
+            }
+            false => (None, None),
         };
         let texts = HuggingFaceTexts {
             config: self.came(self.required("config.json", absent)?)?,
