@@ -71,7 +71,7 @@ export function askGet (model, machine, models) {
   const missing = missingRoom(model, machine)
   const smaller = nextSmaller(models, model)
   const instead = smaller && smaller.status.state !== 'here' ? ` ${smaller.name} is smaller.` : ''
-  const field = h('input', { type: 'url', id: 'mirror', spellcheck: 'false', autocomplete: 'off', 'aria-describedby': 'mirror-help', value: machine.mirror ?? '' })
+  const field = h('input', { type: 'url', id: 'mirror', spellcheck: 'false', autocomplete: 'off', 'aria-describedby': 'mirror-help', value: machine.mirror ? `${machine.mirror}/${model.id}` : '' })
   const advanced = h('details', { open: Boolean(machine.mirror) }, h('summary', {}, 'Advanced'),
     h('div', { class: 'field' },
       h('label', { for: 'mirror' }, 'Fetch from a mirror instead'),
@@ -137,17 +137,18 @@ export const askGetFrom = (url, machine) => ask({
   onYes: () => allowed(url, true)
 })
 
-/** @template T @param {URL} url @param {T} answer @returns {Promise<Outcome<T>>} */
-const allowed = async (url, answer) => await mayRead(url.origin) ? { answer } : { problem: `Sotto may not read ${url.host} without your permission. Nothing was fetched.` }
+/** Origins that the user did not permit to read. @type {Set<string>} */
+const denied = new Set()
 
-/** Asks for one origin; Chrome shows it to the user, unless it was granted before. @param {string} origin */
-async function mayRead (origin) {
-  try {
-    return await chrome.permissions.request({ origins: [`${origin}/*`] })
-  } catch (error) {
-    console.warn('Sotto: the permission could not be asked for:', error)
-    return false
-  }
+/**
+ * Asks for the origin before going on with it; Chrome shows it to the user, unless it was granted before. A server that lets every
+ * page read its files needs no permission: after a denial, the same click again goes on without.
+ * @template T @param {URL} url @param {T} answer @returns {Promise<Outcome<T>>}
+ */
+async function allowed ({ origin, host }, answer) {
+  if (denied.has(origin) || await chrome.permissions.request({ origins: [`${origin}/*`] }).catch(() => false)) return { answer }
+  denied.add(origin)
+  return { problem: `Nothing was fetched: Sotto has no permission to read ${host}. The same click again tries without it, which works if that server lets every page read its files.` }
 }
 
 /** @param {ModelState} model @param {boolean} inUse @param {string} afterwards the model that answers then */

@@ -2,7 +2,7 @@
 // message from the engine is drawn anew into the same cards.
 import { NO_ADDRESS, askCancel, askDelete, askGet, askGetFrom, askImport, failure, graphics, webAddress } from './model-dialogs.js'
 import { chosenFiles, droppedFiles } from './chosen-files.js'
-import { bytes, checkedAgainst, goodFor, nextSmaller, part, percent, progress, standing } from './model-words.js'
+import { bytes, checkedAgainst, duration, goodFor, nextSmaller, part, percent, progress, standing } from './model-words.js'
 /** @import { FromEngine, Machine, ModelState } from '../offscreen/pkg/engine.js' */
 /** @import { Chosen } from './chosen-files.js' */
 /** @typedef {Extract<FromEngine, { type: 'models' }>} All */
@@ -16,7 +16,7 @@ function $ (id, type) {
   if (!(element instanceof type)) throw new Error(`models.html has no ${id}`)
   return element
 }
-const [list, problem, waiting, machineFacts, own, drop, fromAddress, status] = ['models', 'problem', 'waiting', 'machine', 'own', 'drop', 'from-address', 'status'].map((id) => $(id, HTMLElement))
+const [list, problem, waiting, machineFacts, own, drop, fromAddress, settings, status] = ['models', 'problem', 'waiting', 'machine', 'own', 'drop', 'from-address', 'settings', 'status'].map((id) => $(id, HTMLElement))
 const [file, folder, address] = ['file', 'folder', 'address'].map((id) => $(id, HTMLInputElement))
 const announce = (/** @type {string} */ text) => { status.textContent = text }
 
@@ -48,7 +48,8 @@ function show (message) {
   const first = !all
   all = message
   waiting.hidden = true
-  own.hidden = machineFacts.hidden = false
+  own.hidden = machineFacts.hidden = settings.hidden = false
+  drawIdle(message.machine.idleMinutes)
   fromAddress.hidden = !message.machine.downloadsAllowed
   drawMachine(message.machine, message.models)
   const gone = new Set(cards.keys())
@@ -91,6 +92,18 @@ function drawMachine (machine, models) {
     ['Kept in this browser’s private storage', kept > 0 ? bytes(kept) : 'Nothing yet',
       kept > 0 ? machine.persisted ? 'kept even when the disk runs full' : 'the browser may clear it when the disk runs full' : '']
   ])
+}
+
+const idle = $('idle', HTMLSelectElement)
+idle.addEventListener('change', () => port.send({ type: 'setIdle', minutes: Number(idle.value) }))
+
+/** @param {number} minutes */
+function drawIdle (minutes) {
+  const choices = [...new Set([5, 15, 60, 240, minutes])].filter((choice) => choice > 0).sort((a, b) => a - b)
+  if (idle.options.length !== choices.length + 1) {
+    idle.replaceChildren(...choices.map((choice) => h('option', { value: choice }, duration(60 * choice))), h('option', { value: 0 }, 'Never'))
+  }
+  idle.value = String(minutes)
 }
 
 /** Draws label and value pairs, those with a value. @param {HTMLElement} into @param {[string, string, string?][]} facts */

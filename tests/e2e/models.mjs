@@ -186,13 +186,31 @@ scenario('models: got, paused, resumed, checked, deleted', async ({ browser, dis
 
   await click(page, id, 'check')
   await reaches(page, id, 'here')
+  await click(page, id, 'use')
+  await expect('it is in use', async () => (await cardOf(page, id))?.chip === 'In use', 60_000)
   await click(page, id, 'delete')
-  check(/98 MB/.test(await expect('it asks', () => dialog(page))), 'the dialog does not say what is freed')
+  const asked = await expect('it asks', () => dialog(page))
+  check(/98 MB/.test(asked) && /in use now: Starter answers/.test(asked), `the dialog does not say what is freed, and what follows: ${asked}`)
   await answer(page, 'no')
+  check((await cardOf(page, id))?.state === 'here', 'it was deleted against a no')
   await click(page, id, 'delete')
   await answer(page, 'yes')
-  await expect('the card goes', async () => !await own(page), 15_000)
+  await expect('the card goes', async () => !await own(page), 30_000)
+  await expect('the packaged one is in use again', async () => (await cardOf(page, 'starter'))?.chip === 'In use')
 }, { downloads: ['http://models.test/shared/'] })
+
+scenario('models: a folder dropped on the page, without any network', async ({ browser, web }) => {
+  const page = await modelsPage(browser)
+  const { x, y } = await middleOf(page, '#drop')
+  const data = { items: [], files: [join(REPOSITORY, 'tests/golden/shapes/smollm-hf')], dragOperationsMask: 1 }
+  for (const type of ['dragEnter', 'dragOver', 'drop']) await page.send('Input.dispatchDragEvent', { type, x, y, data })
+  const asked = await expect('it asks', () => dialog(page))
+  check(/Add smollm-hf\?/.test(asked) && asked.includes('Gemma 4 E2B'), asked)
+  await answer(page, 'yes')
+  const id = await expect('it has a card', () => own(page), 15_000)
+  await reaches(page, id, 'here')
+  check(!web.requests.some(({ url }) => /models|huggingface/.test(url)), 'the network was used')
+})
 
 scenario('models: a file of the user\'s own, without any network', async ({ browser, web }) => {
   const page = await modelsPage(browser)

@@ -74,7 +74,7 @@ test('offers: the next step up, and the next smaller that fits', () => {
 
 test('room: what is there already needs none', () => {
   /** @type {Machine} */
-  const machine = { freeBytes: 1e9, usedBytes: 0, persisted: true, gpu: '', downloadsAllowed: true, mirror: undefined }
+  const machine = { freeBytes: 1e9, usedBytes: 0, persisted: true, gpu: '', downloadsAllowed: true, mirror: undefined, idleMinutes: 15 }
   assert.equal(missingRoom(model({ fetchBytes: 3e9, diskBytes: 1e9 }), machine), 1e9)
   assert.equal(missingRoom(model({ fetchBytes: 3e9, diskBytes: 2.5e9 }), machine), 0)
   assert.equal(missingRoom(model({ fetchBytes: 3e9 }), { ...machine, freeBytes: undefined }), 0)

@@ -377,6 +377,8 @@ pub struct Machine {
     pub downloads_allowed: bool,
     /// The mirror that the organisation has set, or none.
     pub mirror: Option<String>,
+    /// Minutes without use after which a loaded model is put away; 0 for never.
+    pub idle_minutes: f64,
 }
 
 /// The state of the engine.
