@@ -7,6 +7,7 @@ import { shortcut } from '../browser/chromium.mjs'
 import { onPage } from '../browser/entries.mjs'
 import { chooseMenu, openPopup, press, type } from '../browser/gestures.mjs'
 import { check, scenario } from './harness.mjs'
+import { cardOf, dialog, modelsPage } from './models.mjs'
 import { ready } from './popup.mjs'
 import { FERRY, LONG } from './texts.mjs'
 /** @import { Session } from '../browser/cdp.mjs' */
@@ -52,6 +53,20 @@ scenario('axe: card during and after an answer', async ({ display, openPage }) =
   await finished(() => card(tab))
   await tab.eval('document.querySelector("sotto-card").shadowRoot.querySelectorAll("details").forEach((d) => { d.open = true })')
   await axe(tab, 'sotto-card', 'finished')
+})
+
+scenario('axe: models page, its question, the list in the popup', async ({ browser, openPage }) => {
+  const page = await modelsPage(browser)
+  await axe(page, 'html', 'models')
+  await page.eval('document.querySelector("#gemma-4-e2b [data-action=get]").click()')
+  await expect('it asks', () => dialog(page))
+  await page.eval('document.querySelector("dialog details").open = true')
+  await axe(page, 'html', 'the question')
+  const popup = await openPopup(browser, await openPage(FERRY))
+  await ready(popup)
+  await expect('the model is named', () => popup.eval('document.querySelector("#model").hidden === false'), 10_000)
+  await popup.eval('document.querySelector("#model").click()')
+  await axe(popup, 'html', 'list of models')
 })
 
 scenario('axe: popup on a page that cannot be read', async ({ browser }) => {
@@ -106,6 +121,23 @@ scenario('keyboard only: popup', async ({ browser, openPage }) => {
   await tabTo(popup, (name) => name === 'fresh')
   await press(popup, 'Enter')
   await expect('a new conversation', async () => (await turns(popup)).length === 0)
+})
+
+scenario('keyboard only: models page', async ({ browser }) => {
+  const page = await modelsPage(browser)
+  await press(page, 'Tab')
+  await tabTo(page, (name) => name === 'get')
+  await press(page, 'Enter')
+  await expect('it asks', () => dialog(page))
+  await tabTo(page, (name) => name === 'no')
+  await press(page, 'Enter')
+  await expect('no closes it', async () => !await dialog(page))
+  check((await focused(page)).name === 'get', 'the focus is lost')
+  for (const name of ['import', 'choose-file', 'choose-folder', 'address']) await tabTo(page, (now) => now === name)
+  await type(page, 'nonsense')
+  await press(page, 'Enter')
+  await expect('a wrong address is said', () => page.eval('document.querySelector("#problem").textContent'))
+  check((await cardOf(page, 'gemma-4-e2b'))?.state === 'notHere', 'something began')
 })
 
 /** An answer of a few words may end before Escape is pressed, which then closes the card. */

@@ -19,12 +19,21 @@ export const ARTICLE = `${NEWS}/article/page.html`
  * @property {Web} web
  * @property {(text: string) => void} note prints a figure beside the result
  * @property {(html: string, host?: string) => Promise<Tab>} openPage shows a page of this HTML on a host of its own
+ * @property {() => Promise<void>} restart ends the browser as a user does, and starts it again with the same profile
  */
 
-/** @type {{ name: string, options: { flags?: string[], gpu?: 'hardware' | 'software' }, body: (stage: Stage) => Promise<void> }[]} */
+/**
+ * @typedef {object} Options
+ * @property {string[]} [flags] more flags for the browser
+ * @property {'hardware' | 'software'} [gpu]
+ * @property {string[]} [downloads] beginnings of the only addresses that the extension may ask for, since the user asks it to
+ * @property {string[]} [attempts] beginnings of addresses that the scenario has it ask for, to see that nothing gets out
+ */
+
+/** @type {{ name: string, options: Options, body: (stage: Stage) => Promise<void> }[]} */
 const scenarios = []
 
-/** @param {string} name @param {(stage: Stage) => Promise<void>} body @param {{ flags?: string[], gpu?: 'hardware' | 'software' }} [options] */
+/** @param {string} name @param {(stage: Stage) => Promise<void>} body @param {Options} [options] */
 export function scenario (name, body, options = {}) {
   scenarios.push({ name, options, body })
 }
@@ -73,7 +82,7 @@ export async function runAll (only = '') {
   return failures.length
 }
 
-/** @param {Display} display @param {string} name @param {{ flags?: string[], gpu?: 'hardware' | 'software' }} options @param {(stage: Stage) => Promise<void>} body @param {(text: string) => void} note */
+/** @param {Display} display @param {string} name @param {Options} options @param {(stage: Stage) => Promise<void>} body @param {(text: string) => void} note */
 async function run (display, name, options, body, note) {
   const web = await Web.start()
   web.serve('news.test', folder(join(REPOSITORY, 'tests/pages')))
@@ -81,14 +90,23 @@ async function run (display, name, options, body, note) {
   const problems = []
   /** @type {Browser | null} */
   let browser = null
+  const { downloads = [], attempts = [], ...start } = options
   try {
-    browser = await Browser.start({ display, web, ...options })
+    browser = await Browser.start({ display, web, ...start })
     let pages = 0
-    const openPage = async (/** @type {string} */ html, host = `page${++pages}.test`) => {
-      web.serve(host, page(html))
-      return /** @type {Browser} */ (browser).open(`http://${host}/`)
+    /** @type {Stage} */
+    const stage = {
+      browser, display, web, note,
+      openPage: async (/** @type {string} */ html, host = `page${++pages}.test`) => {
+        web.serve(host, page(html))
+        return stage.browser.open(`http://${host}/`)
+      },
+      restart: async () => {
+        problems.push(...silence(stage.browser, await stage.browser.stop({ keep: true }), web, downloads, attempts))
+        stage.browser = browser = await Browser.start({ display, web, ...start, profile: stage.browser.profile })
+      }
     }
-    await body({ browser, display, web, note, openPage })
+    await body(stage)
   } catch (error) {
     problems.push(error instanceof Error ? String(error.stack) : String(error))
     await display.screenshot(join(OUT, `${name.replace(/\W+/g, '-')}.png`)).catch(() => {})
@@ -97,7 +115,7 @@ async function run (display, name, options, body, note) {
   if (browser) {
     problems.push(...browser.console.filter((line) => / exception: /.test(line)))
     const log = await browser.stop()
-    problems.push(...silence(browser, log, web))
+    problems.push(...silence(browser, log, web, downloads, attempts))
   }
   web.close()
   // What a scenario that ended early left on the screen must not meet the next one.
@@ -117,10 +135,13 @@ const BROWSERS_OWN = /^((update|clients\d|android\.clients|accounts|www|content-
  * @param {Browser} browser
  * @param {Awaited<ReturnType<Browser['stop']>>} log
  * @param {Web} web
+ * @param {string[]} downloads
+ * @param {string[]} attempts
  */
-function silence (browser, log, web) {
-  const remote = (/** @type {string} */ url) => !/^(chrome-extension|chrome|data|blob|about|devtools|view-source):/.test(url)
-  const problems = browser.requests.filter(({ url }) => remote(url)).map(({ url, from }) => `the extension requested ${url} (${from})`)
+function silence (browser, log, web, downloads, attempts) {
+  const begins = (/** @type {string} */ url, /** @type {string[]} */ list) => list.some((start) => url.startsWith(start))
+  const remote = (/** @type {string} */ url) => !begins(url, downloads) && !/^(chrome-extension|chrome|data|blob|about|devtools|view-source):/.test(url)
+  const problems = browser.requests.filter(({ url }) => remote(url) && !begins(url, attempts)).map(({ url, from }) => `the extension requested ${url} (${from})`)
   if (!log) return [...problems, 'the browser did not end by itself, so its net log cannot be read']
   for (const { url, initiator } of log.requests) {
     if (remote(url) && initiator.startsWith('chrome-extension:')) problems.push(`the network stack saw ${url} from ${initiator}`)
@@ -128,6 +149,7 @@ function silence (browser, log, web) {
   for (const { url, method } of web.requests) {
     const { hostname, search } = new URL(method === 'CONNECT' ? `https://${url}` : url)
     // Pages of the scenarios ask for themselves and their icons, with nothing attached.
+    if (method === 'GET' && begins(url, downloads)) continue
     const expected = hostname.endsWith('.test') || hostname === STORE ? method === 'GET' && !search : BROWSERS_OWN.test(hostname)
     if (!expected) problems.push(`the proxy saw ${method} ${url}`)
   }

@@ -71,7 +71,7 @@ scenario('popup: loading says so, then which model runs where', async ({ browser
     return !document.querySelector('#device')?.hasAttribute('hidden') && (window.name || 'too quick to see')
   }), 60_000, 5)
   check(/loading/i.test(seen) || seen === 'too quick to see', `while loading: "${seen}"`)
-  const device = await popup.eval('document.querySelector("#device").textContent')
+  const device = await popup.eval('document.querySelector("#using").textContent')
   check(/starter/i.test(device) && /CPU|GPU|WebGPU|SIMD/i.test(device), `which model and where: "${device}"`)
   const reason = await popup.eval('document.querySelector("#device-reason").textContent')
   check(reason.length > 15, `why this device: "${reason}"`)

@@ -156,7 +156,7 @@ fn steps() -> Result<Vec<Step>> {
     // Another implementation with other limits: no f16, subgroups of four.
     steps.push(rust_tests("gpu tests, swiftshader", Driver::SwiftShader, &["-p", "sotto-core", "--lib", "gpu::"]));
     reference_checks(&mut steps)?;
-    for folder in ["protocol", "pages"] {
+    for folder in ["protocol", "interface", "pages"] {
         node_tests(&mut steps, folder)?;
     }
     for (name, script, arguments) in [
