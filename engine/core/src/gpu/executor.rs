@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::kernels::Op;
+use crate::kernels::quantize::Codes;
 use crate::kernels::rope::angles;
 use crate::recording::{BufferId, KvInfo, Recording, Rows, Step};
 use crate::weights::{WeightId, WeightSink, WeightSpec, WeightTable};
@@ -13,7 +14,7 @@ use crate::weights::{WeightId, WeightSink, WeightSpec, WeightTable};
 use super::device::Gpu;
 use super::pipelines::Pipelines;
 use super::plan::{Plan, Planned};
-use super::shader::{Dispatch, Mode, Planner, Resource, params};
+use super::shader::{Access, Dispatch, Mode, Planner, Resource, params};
 use super::weights::GpuWeights;
 
 /// How an executor divides its work.
@@ -45,6 +46,8 @@ params! {
 
 /// Uniform slots and activations in a shared buffer begin at multiples of this: WebGPU's alignment of offsets.
 const ALIGNMENT: u64 = 256;
+/// A ring holds so many windows: a conversation may be resumed that far before its end.
+const RING_WINDOWS: usize = 3;
 /// Ids that [`GpuExecutor::decode_greedy`] has under way at most.
 const MOST_IN_FLIGHT: usize = 8;
 /// What activations, caches and scratch are for.
@@ -79,7 +82,10 @@ struct Buffers {
     step: wgpu::Buffer,
     params: wgpu::Buffer,
     scratch: wgpu::Buffer,
+    grids: Vec<wgpu::Buffer>,
+    /// For bindings that a dispatch does not read, and those that it does not write.
     unused: wgpu::Buffer,
+    unwritten: wgpu::Buffer,
 }
 
 /// A recording on the graphics device.
@@ -98,6 +104,10 @@ pub struct GpuExecutor {
     argmax: Option<Bound>,
     /// Positions the caches hold now.
     capacity: usize,
+    /// What positions are masked with to find their row, by cache.
+    rings: Vec<u32>,
+    /// The end of the positions that rings hold.
+    ring_end: usize,
     /// Where ids come back.
     staging: Vec<wgpu::Buffer>,
     /// Readback buffer of [`Self::run_for_logits`].
@@ -110,7 +120,9 @@ impl GpuExecutor {
         let limits = gpu.device.limits();
         options.binding_bytes =
             options.binding_bytes.min(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size);
-        let row = recording.kv.iter().map(|kv| cache_bytes(kv, 1)).max().unwrap_or(4);
+        let rings = rings(recording, options.max_tokens);
+        let grows = recording.kv.iter().zip(&rings).filter(|(_, ring)| **ring == u32::MAX);
+        let row = grows.map(|(kv, _)| cache_bytes(kv, 1)).max().unwrap_or(4);
         options.max_positions = options.max_positions.min((options.binding_bytes / row) as usize);
         let capacity = options.first_positions.min(options.max_positions).max(1);
 
@@ -122,7 +134,7 @@ impl GpuExecutor {
             .await?;
         let (activations, shared) = places(recording, &plan.shared, &options)?;
         let offsets: Vec<u32> = activations.iter().map(|a| (a.offset / 4) as u32).collect();
-        let planner = |mode| Planner { recording, table, matrices: &weights, offsets: &offsets, mode };
+        let planner = |mode| Planner { recording, table, matrices: &weights, offsets: &offsets, rings: &rings, mode };
         let decode = plan.dispatches(&planner(Mode::Decode))?;
         let prefill = plan.dispatches(&planner(Mode::Prefill))?;
         let argmax = plan.argmax(&planner(Mode::Decode))?;
@@ -137,8 +149,16 @@ impl GpuExecutor {
             })
         };
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let caches =
-            || recording.kv.iter().map(|kv| buffer("cache", cache_bytes(kv, capacity), STORAGE)).collect::<Vec<_>>();
+        let caches = || {
+            let sized = recording.kv.iter().zip(&rings);
+            sized
+                .map(|(kv, ring)| buffer("cache", cache_bytes(kv, cache_rows(*ring, capacity)), STORAGE))
+                .collect::<Vec<_>>()
+        };
+        let grid_bytes = |codes: &Codes| {
+            let rows = if recording.info(codes.x).rows == Rows::One { 1 } else { options.max_tokens };
+            (rows * codes.scales.len()) as u64 * u64::from(codes.words) * 4
+        };
         let angle_bytes = |pairs: usize| (options.max_tokens * pairs * 8) as u64;
         let buffers = gpu
             .guarded("no room for activations", || {
@@ -152,7 +172,9 @@ impl GpuExecutor {
                     step: buffer("step", 16, uniform),
                     params: buffer("params", slots * ALIGNMENT, uniform),
                     scratch: buffer("scratch", scratch_bytes(recording, capacity), STORAGE),
+                    grids: plan.grids.iter().map(|codes| buffer("codes", grid_bytes(codes), STORAGE)).collect(),
                     unused: buffer("unused", 16, STORAGE),
+                    unwritten: buffer("unwritten", 16, STORAGE),
                     weights,
                 })
             })
@@ -173,6 +195,8 @@ impl GpuExecutor {
             prefill: Vec::new(),
             argmax: None,
             capacity,
+            rings,
+            ring_end: 0,
             staging: Vec::new(),
             logits_staging: None,
         };
@@ -346,6 +370,21 @@ impl GpuExecutor {
         gpu.guarded("no room for a longer context", || self.grow(positions)).await
     }
 
+    /// True when the caches still hold what a token at `position` sees, given that the tokens before it are unchanged.
+    /// Caches of sliding windows are rings, and forget: after a False the sequence has to be read again from its start.
+    pub fn can_resume(&self, position: usize) -> bool {
+        let slots = self.rings.iter().enumerate();
+        position == 0
+            || slots.filter(|(_, ring)| **ring != u32::MAX).all(|(slot, ring)| {
+                let windows = self.recording.ops.iter().filter_map(|op| match op {
+                    Op::Attention(op) if op.slot.0 as usize == slot => op.window,
+                    _ => None,
+                });
+                let seen = windows.max().unwrap_or(1).saturating_sub(1);
+                self.ring_end.saturating_sub(*ring as usize + 1) <= position.saturating_sub(seen)
+            })
+    }
+
     fn grow(&mut self, positions: usize) -> Result<()> {
         if positions <= self.capacity {
             return Ok(());
@@ -360,11 +399,15 @@ impl GpuExecutor {
             device.create_buffer(&wgpu::BufferDescriptor { label, size, usage: STORAGE, mapped_at_creation: false })
         };
         let mut encoder = self.encoder();
-        let caches = self.buffers.keys.iter_mut().zip(&mut self.buffers.values).zip(&self.recording.kv);
-        for ((keys, values), kv) in caches {
+        let caches = self.buffers.keys.iter_mut().zip(&mut self.buffers.values);
+        for (((keys, values), kv), ring) in caches.zip(&self.recording.kv).zip(&self.rings) {
+            let (rows, before) = (cache_rows(*ring, capacity), cache_rows(*ring, self.capacity));
+            if rows == before {
+                continue;
+            }
             for cache in [keys, values] {
-                let bigger = buffer("cache", cache_bytes(kv, capacity));
-                encoder.copy_buffer_to_buffer(cache, 0, &bigger, 0, cache_bytes(kv, self.capacity));
+                let bigger = buffer("cache", cache_bytes(kv, rows));
+                encoder.copy_buffer_to_buffer(cache, 0, &bigger, 0, cache_bytes(kv, before));
                 *cache = bigger;
             }
         }
@@ -397,6 +440,8 @@ impl GpuExecutor {
             return Err(Error::format("token id", reason));
         }
         self.grow(step.position + step.tokens)?;
+        // A step from the start, or one that resumes, makes what was beyond it stale.
+        self.ring_end = if step.position == 0 { step.tokens } else { self.ring_end.max(step.position + step.tokens) };
         let queue = &self.gpu.queue;
         let params = StepParams { position: step.position as u32, tokens: step.tokens as u32 };
         queue.write_buffer(&self.buffers.step, 0, bytemuck::bytes_of(&params));
@@ -514,7 +559,7 @@ impl Buffers {
             wgpu::BindGroupEntry { binding: 0, resource: params },
             wgpu::BindGroupEntry { binding: 1, resource: self.step.as_entire_binding() },
         ];
-        for ((binding, _), resource) in dispatch.shader.bindings.iter().zip(&dispatch.resources) {
+        for ((binding, access), resource) in dispatch.shader.bindings.iter().zip(&dispatch.resources) {
             let activation = |id: BufferId| self.activations.get(id.0 as usize);
             let found = match *resource {
                 Resource::Buffer(id) => {
@@ -526,12 +571,15 @@ impl Buffers {
                         Resource::Codes(id, shard) => self.weights.codes(id, shard),
                         Resource::Scales(id, shard) => Some(self.weights.scales(id, shard).unwrap_or(&self.unused)),
                         Resource::Vector(id) => self.weights.norm(id),
+                        Resource::Grid(id) => self.grids.get(id.0 as usize),
+                        Resource::Scalars => Some(self.weights.scalars().unwrap_or(&self.unused)),
                         Resource::Bias(id) => self.weights.biases(id),
                         Resource::Keys(slot) => self.keys.get(slot.0 as usize),
                         Resource::Values(slot) => self.values.get(slot.0 as usize),
                         Resource::Angles(table) => self.angles.get(table.0 as usize),
                         Resource::Tokens => Some(&self.tokens),
                         Resource::Scratch => Some(&self.scratch),
+                        Resource::Unused if *access == Access::Write => Some(&self.unwritten),
                         Resource::Unused => Some(&self.unused),
                         Resource::Buffer(_) => None,
                     };
@@ -581,10 +629,31 @@ fn cache_bytes(kv: &KvInfo, positions: usize) -> u64 {
 /// What the parts of a long context's attention need.
 fn scratch_bytes(recording: &Recording, positions: usize) -> u64 {
     let needs = recording.ops.iter().map(|op| match op {
-        Op::Attention(op) => op.scratch_bytes(recording.kv[op.slot.0 as usize].head_dim, positions),
+        Op::Attention(op) => op.scratch_bytes(&recording.kv[op.slot.0 as usize], positions),
         _ => 0,
     });
     needs.max().unwrap_or(0).max(16)
+}
+
+/// For each cache what positions are masked with to find their row: caches that only windows read are rings.
+fn rings(recording: &Recording, max_tokens: usize) -> Vec<u32> {
+    let ring = |slot: usize| {
+        let readers = recording.ops.iter().filter_map(|op| match op {
+            Op::Attention(op) if op.slot.0 as usize == slot => Some(op.window),
+            _ => None,
+        });
+        // The widest window, if every reader has one.
+        let window = readers.map(|w| w.unwrap_or(usize::MAX)).max().unwrap_or(usize::MAX);
+        // A step's first token still sees its whole window when the last one is in.
+        let rows = window.checked_mul(RING_WINDOWS)?.checked_add(max_tokens)?.checked_next_power_of_two()?;
+        u32::try_from(rows).ok().map(|rows| rows - 1)
+    };
+    (0..recording.kv.len()).map(|slot| ring(slot).unwrap_or(u32::MAX)).collect()
+}
+
+/// The row of a cache's end: rows for `positions`, or all of a ring.
+fn cache_rows(ring: u32, positions: usize) -> usize {
+    positions.min((ring as usize).saturating_add(1))
 }
 
 fn no_logits() -> Error {

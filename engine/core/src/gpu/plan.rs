@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 use crate::kernels::matmul::{MOST, Products, Store};
+use crate::kernels::packed_matmul::Extras;
+use crate::kernels::quantize::Codes;
 use crate::kernels::{Argmax, GatedActivation, KvAppend, MatMul, Op, RmsNorm, Rope};
 use crate::recording::{BufferId, Recording};
 use crate::weights::{WeightId, WeightTable};
 
 use super::layout::Packing;
-use super::shader::{Access, Dispatch, Mode, Planner, Resource};
+use super::shader::{Access, Dispatch, GridId, Mode, Planner, Resource};
 
 /// Operations that become one dispatch, or one for each shard.
 #[derive(Debug, Clone)]
@@ -28,6 +30,8 @@ enum Joined<'a> {
         norm: Option<&'a RmsNorm>,
         products: Vec<&'a MatMul>,
         gate: Option<&'a GatedActivation>,
+        /// Codes of their input, for products with static ranges.
+        codes: Option<Codes>,
     },
     /// Left out for one token: the products before did it.
     Gate(&'a GatedActivation),
@@ -47,6 +51,8 @@ pub(super) struct Plan<'a> {
     pub(super) matrices: Vec<Vec<WeightId>>,
     /// Activations that share a buffer; each is in one group.
     pub(super) shared: Vec<Vec<BufferId>>,
+    /// Buffers of activations as codes, indexed by [`GridId`]: the activation, its static scales, words of a row.
+    pub(super) grids: Vec<Codes>,
 }
 
 /// A dispatch, and the number of the recording's operations done once it has run.
@@ -59,7 +65,8 @@ pub(super) struct Planned {
 impl<'a> Plan<'a> {
     /// Joins what can be joined. Joined weights take at most `limit` bytes, so that they fit one binding.
     pub(super) fn new(recording: &'a Recording, table: &'a WeightTable, limit: u64) -> Self {
-        let mut plan = Self { recording, table, steps: Vec::new(), matrices: Vec::new(), shared: Vec::new() };
+        let mut plan =
+            Self { recording, table, steps: Vec::new(), matrices: Vec::new(), shared: Vec::new(), grids: Vec::new() };
         let ops = &recording.ops;
         let mut i = 0;
         while i < ops.len() {
@@ -99,7 +106,7 @@ impl<'a> Plan<'a> {
             && norm.weight.is_some()
             && norm.is_plain()
             && norm.width == self.recording.info(norm.x).cols
-            && products.iter().all(|p| p.out != norm.x)
+            && products.iter().all(|p| p.out != norm.x && !self.table.get(p.weight).quant.has_own_scales())
             && !self.is_read(norm.out, after);
         self.push(Joined::Norm { op: norm, by_products }, at, 1);
         let mut i = at + 1;
@@ -113,10 +120,7 @@ impl<'a> Plan<'a> {
     fn join_products(&mut self, norm: Option<&'a RmsNorm>, at: usize, end: usize, limit: u64) -> usize {
         let ops = &self.recording.ops;
         let Op::MatMul(first) = &ops[at] else { return 0 };
-        let packing = |id: WeightId| {
-            let spec = self.table.get(id);
-            (Packing::of(spec.quant, spec.cols), spec.cols)
-        };
+        let packing = |id: WeightId| (Packing::of_weight(self.table, id), self.table.get(id).cols);
         let bytes = |id: WeightId| {
             let (packing, cols) = packing(id);
             4 * (packing.code_words(cols).max(packing.scale_words(cols)) * self.table.get(id).rows) as u64
@@ -148,11 +152,37 @@ impl<'a> Plan<'a> {
             }
             _ => None,
         };
-        self.push(Joined::Products { norm, products, gate }, at, count);
+        let codes = self.codes_for(&products);
+        self.push(Joined::Products { norm, products, gate, codes }, at, count);
         if let Some(gate) = gate {
             self.push(Joined::Gate(gate), at + count, 1);
         }
         count + usize::from(gate.is_some())
+    }
+
+    /// The codes that products with static ranges read, in a buffer of their own or one that serves the same shape.
+    fn codes_for(&mut self, products: &[&MatMul]) -> Option<Codes> {
+        let first = products.first()?;
+        let mut scales: Vec<WeightId> = Vec::new();
+        for range in products.iter().filter_map(|p| p.range) {
+            if !scales.contains(&range.input) {
+                scales.push(range.input);
+            }
+        }
+        if scales.is_empty() {
+            return None;
+        }
+        let packing = Packing::of_weight(self.table, first.weight);
+        let step = (8 / packing.bits().min(8)) as u32;
+        let words = packing.units(self.table.get(first.weight).cols) as u32 * 4 * step;
+        let mut codes = Codes { x: first.x, grid: GridId(0), scales, step, words };
+        let fits = |g: &Codes| (g.x, g.step, g.scales.len()) == (codes.x, codes.step, codes.scales.len());
+        let number = self.grids.iter().position(fits).unwrap_or_else(|| {
+            self.grids.push(codes.clone());
+            self.grids.len() - 1
+        });
+        codes.grid = GridId(number as u32);
+        Some(codes)
     }
 
     fn join_rotations(&mut self, query: &'a Rope, at: usize, end: usize) -> usize {
@@ -263,17 +293,19 @@ impl<'a> Plan<'a> {
                 Joined::Norm { by_products: true, .. } | Joined::Gate(_) if one_token => Vec::new(),
                 Joined::Norm { op, .. } => op.dispatches(planner)?,
                 Joined::Gate(op) => op.dispatches(planner)?,
-                Joined::Products { norm, products, gate } if one_token => {
-                    Products { norm: *norm, products, gate: *gate }.dispatches(planner)?
-                }
-                Joined::Products { products, .. } => {
-                    Products { norm: None, products, gate: None }.dispatches(planner)?
+                Joined::Products { norm, products, gate, codes } => {
+                    let extras = Extras { codes: codes.as_ref(), ..Extras::default() };
+                    let (norm, gate) = if one_token { (*norm, *gate) } else { (None, None) };
+                    let mut all = codes.as_ref().map_or(Ok(Vec::new()), |c| c.dispatches(planner))?;
+                    all.extend(Products { norm, products, gate, extras }.dispatches(planner)?);
+                    all
                 }
                 Joined::RotateAndAppend { query, append } => append.dispatches_rotated(query, planner)?,
                 Joined::Op(Op::Embed(op)) => op.dispatches(planner)?,
                 Joined::Op(Op::RmsNorm(op)) => op.dispatches(planner)?,
                 Joined::Op(Op::MatMul(op)) => {
-                    Products { norm: None, products: &[op], gate: None }.dispatches(planner)?
+                    Products { norm: None, products: &[op], gate: None, extras: Extras::default() }
+                        .dispatches(planner)?
                 }
                 Joined::Op(Op::Rope(op)) => op.dispatches(planner)?,
                 Joined::Op(Op::KvAppend(op)) => op.dispatches(planner)?,

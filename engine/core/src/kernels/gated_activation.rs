@@ -1,7 +1,7 @@
 //! `gate[t, f] = activation(gate[t, f]) · up[t, first + f]`, in place on gate.
 
 use crate::error::Result;
-use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes, unsupported};
+use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes};
 use crate::recording::BufferId;
 
 /// The gate's activation.
@@ -51,6 +51,7 @@ params! {
         tokens: u32,
         gate: u32,
         up: u32,
+        up_cols: u32,
     }
 }
 
@@ -76,9 +77,6 @@ impl GatedActivation {
     /// One invocation for each value.
     pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
         let cols = planner.cols(self.gate);
-        if self.first_column != 0 || planner.cols(self.up) != cols {
-            return Err(unsupported("a gate whose partner is part of a wider row"));
-        }
         Ok(vec![Dispatch {
             shader: &SHADER,
             constants: Vec::new(),
@@ -87,7 +85,8 @@ impl GatedActivation {
                 activation: self.activation.number(),
                 tokens: planner.tokens(self.gate).own(),
                 gate: planner.offset(self.gate),
-                up: planner.offset(self.up),
+                up: planner.offset(self.up) + self.first_column as u32,
+                up_cols: planner.cols(self.up),
             }),
             resources: vec![Resource::Shared(self.gate)],
             grid: Grid::items(cols, planner.tokens(self.gate)),
