@@ -8,9 +8,11 @@ struct Params {
     gate: u32,       // where gate[0, 0] is
     up: u32,         // where up[0, first] is
     up_cols: u32,    // of a row of up
+    is_shared: u32,  // 1: up lies in the same buffer as gate
 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read_write> values: array<f32>; // gate [T, F] and up [T, n]
+@group(0) @binding(2) var<storage, read_write> values: array<f32>; // gate [T, F], up [T, n] when it is shared
+@group(0) @binding(3) var<storage, read> other: array<f32>;        // up [T, n], else
 
 @compute @workgroup_size(64)
 fn main(
@@ -22,6 +24,10 @@ fn main(
     if i < token_count(params.tokens) * params.cols {
         let gate = activation(params.activation, values[params.gate + i]);
         let up = params.up + i / params.cols * params.up_cols + i % params.cols;
-        values[params.gate + i] = gate * values[up];
+        if params.is_shared != 0u {
+            values[params.gate + i] = gate * values[up];
+        } else {
+            values[params.gate + i] = gate * other[up];
+        }
     }
 }

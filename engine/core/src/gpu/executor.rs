@@ -133,8 +133,8 @@ impl GpuExecutor {
             })
             .await?;
         let (activations, shared) = places(recording, &plan.shared, &options)?;
-        let offsets: Vec<u32> = activations.iter().map(|a| (a.offset / 4) as u32).collect();
-        let planner = |mode| Planner { recording, table, matrices: &weights, offsets: &offsets, rings: &rings, mode };
+        let placed: Vec<_> = activations.iter().map(|a| (a.buffer, (a.offset / 4) as u32)).collect();
+        let planner = |mode| Planner { recording, table, matrices: &weights, places: &placed, rings: &rings, mode };
         let decode = plan.dispatches(&planner(Mode::Decode))?;
         let prefill = plan.dispatches(&planner(Mode::Prefill))?;
         let argmax = plan.argmax(&planner(Mode::Decode))?;

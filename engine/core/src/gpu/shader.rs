@@ -9,7 +9,7 @@ use crate::weights::{WeightId, WeightTable};
 use super::layout::Packing;
 
 /// Every shader file, by its path under `shaders/`. A module is whole files, one after the other.
-pub const FILES: [(&str, &str); 17] = [
+pub const FILES: [(&str, &str); 19] = [
     ("lib/activation.wgsl", include_str!("../../../../shaders/lib/activation.wgsl")),
     ("lib/grid.wgsl", include_str!("../../../../shaders/lib/grid.wgsl")),
     ("lib/matrix.wgsl", include_str!("../../../../shaders/lib/matrix.wgsl")),
@@ -19,9 +19,11 @@ pub const FILES: [(&str, &str); 17] = [
     ("embed.wgsl", include_str!("../../../../shaders/embed.wgsl")),
     ("gated_activation.wgsl", include_str!("../../../../shaders/gated_activation.wgsl")),
     ("grouped_attention.wgsl", include_str!("../../../../shaders/grouped_attention.wgsl")),
+    ("head_norms.wgsl", include_str!("../../../../shaders/head_norms.wgsl")),
     ("kv_append.wgsl", include_str!("../../../../shaders/kv_append.wgsl")),
     ("last_row.wgsl", include_str!("../../../../shaders/last_row.wgsl")),
     ("matmul.wgsl", include_str!("../../../../shaders/matmul.wgsl")),
+    ("norm_chain.wgsl", include_str!("../../../../shaders/norm_chain.wgsl")),
     ("packed_matmul.wgsl", include_str!("../../../../shaders/packed_matmul.wgsl")),
     ("quantize.wgsl", include_str!("../../../../shaders/quantize.wgsl")),
     ("rms_norm.wgsl", include_str!("../../../../shaders/rms_norm.wgsl")),
@@ -278,8 +280,8 @@ pub(crate) type Variant = (&'static Shader, Constants);
 #[cfg(test)]
 pub(crate) fn variants() -> Vec<Variant> {
     use crate::kernels::{
-        argmax, attention, embed, gated_activation, grouped_attention, kv_append, last_row, matmul, packed_matmul,
-        quantize, rms_norm, rope, soft_cap,
+        argmax, attention, embed, gated_activation, grouped_attention, head_norms, kv_append, last_row, matmul,
+        norm_chain, packed_matmul, quantize, rms_norm, rope, soft_cap,
     };
     let plain = [
         &argmax::SHADER,
@@ -296,6 +298,8 @@ pub(crate) fn variants() -> Vec<Variant> {
     all.extend(embed::variants());
     all.extend(grouped_attention::variants());
     all.extend(matmul::variants());
+    all.extend(head_norms::variants());
+    all.extend(norm_chain::variants());
     all.extend(packed_matmul::variants());
     all.extend(rms_norm::variants());
     all
@@ -343,8 +347,8 @@ pub struct Planner<'a> {
     pub table: &'a WeightTable,
     /// Where the rows of matrices lie.
     pub matrices: &'a dyn MatrixPlaces,
-    /// Where activations begin in the buffers they share, in values.
-    pub offsets: &'a [u32],
+    /// For each activation the buffer it shares with others, and where it begins there, in values.
+    pub places: &'a [(usize, u32)],
     /// What a position is masked with to find its row in a cache, by slot.
     pub rings: &'a [u32],
     /// The plan's steps.
@@ -381,6 +385,17 @@ impl Planner<'_> {
         }
     }
 
+    /// True when products of a buffer run for a single token.
+    pub fn is_single(&self, id: BufferId) -> bool {
+        self.mode == Mode::Decode || self.tokens(id) == Tokens::One
+    }
+
+    /// True when two activations lie in one buffer.
+    pub fn share(&self, a: BufferId, b: BufferId) -> bool {
+        let buffer = |id: BufferId| self.places.get(id.0 as usize).map(|place| place.0);
+        buffer(a) == buffer(b)
+    }
+
     /// Columns of a buffer.
     pub fn cols(&self, id: BufferId) -> u32 {
         self.recording.info(id).cols as u32
@@ -393,7 +408,7 @@ impl Planner<'_> {
 
     /// Where an activation begins in [`Resource::Shared`], in values.
     pub fn offset(&self, id: BufferId) -> u32 {
-        self.offsets.get(id.0 as usize).copied().unwrap_or_default()
+        self.places.get(id.0 as usize).map_or(0, |place| place.1)
     }
 
     /// A scalar's place in [`Resource::Scalars`].

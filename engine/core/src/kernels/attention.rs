@@ -5,6 +5,7 @@
 use crate::error::{Error, Result};
 use crate::gpu::shader::{Access, Count, Dispatch, Grid, Mode, Planner, Resource, Shader, When, params, params_bytes};
 use crate::kernels::grouped_attention;
+use crate::kernels::quantize::Codes;
 use crate::recording::{BufferId, KvInfo, KvSlot};
 
 /// Attention of the step's queries over the cached and appended keys and values.
@@ -109,10 +110,11 @@ impl Attention {
     }
 
     /// One workgroup for each head of each token; a single token with a long context gets one for each part of it.
-    pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
+    /// Where [`grouped_attention`] runs and there is one token, also makes `codes` of the output.
+    pub fn dispatches(&self, codes: Option<&Codes>, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
         let kv = planner.recording.kv[self.slot.0 as usize];
         if let Some(group) = grouped_attention::heads_of_group(self.heads, &kv) {
-            return self.grouped_dispatches(group, None, planner);
+            return self.grouped_dispatches(group, codes, planner);
         }
         planner.per_token("attention", self.q)?;
         planner.quads("attention", "a head", kv.head_dim)?;

@@ -52,6 +52,7 @@ params! {
         gate: u32,
         up: u32,
         up_cols: u32,
+        is_shared: u32,
     }
 }
 
@@ -60,7 +61,7 @@ pub static SHADER: Shader = Shader {
     files: &["lib/activation.wgsl", "lib/step.wgsl", "gated_activation.wgsl"],
     entry: "main",
     params: Params::LAYOUT,
-    bindings: &[(2, Access::Write)],
+    bindings: &[(2, Access::Write), (3, Access::Read)],
 };
 
 impl Activation {
@@ -77,6 +78,7 @@ impl GatedActivation {
     /// One invocation for each value.
     pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
         let cols = planner.cols(self.gate);
+        let is_shared = planner.share(self.gate, self.up);
         Ok(vec![Dispatch {
             shader: &SHADER,
             constants: Vec::new(),
@@ -87,8 +89,12 @@ impl GatedActivation {
                 gate: planner.offset(self.gate),
                 up: planner.offset(self.up) + self.first_column as u32,
                 up_cols: planner.cols(self.up),
+                is_shared: u32::from(is_shared),
             }),
-            resources: vec![Resource::Shared(self.gate)],
+            resources: vec![
+                Resource::Shared(self.gate),
+                if is_shared { Resource::Unused } else { Resource::Shared(self.up) },
+            ],
             grid: Grid::items(cols, planner.tokens(self.gate)),
         }])
     }

@@ -59,7 +59,7 @@ const PARTS: u32 = 64;
 const MOST_HEADS: usize = 8;
 const MOST_VALUES: usize = 2048;
 /// Head widths that the shader's lanes can hold.
-const MAX_HEAD_DIM: usize = 512;
+pub(crate) const MAX_HEAD_DIM: usize = 512;
 
 /// Query heads of a workgroup, when this kernel suits the shape.
 pub(crate) fn heads_of_group(heads: usize, kv: &KvInfo) -> Option<usize> {
