@@ -1,5 +1,7 @@
 //! The weights' table: what a model needs, where it lies in its files, and the stream from file to executor.
 
+use std::collections::BTreeSet;
+
 use crate::error::{Error, Result};
 use crate::quant::{QuantType, check_block_scales};
 
@@ -116,6 +118,23 @@ pub trait WeightSink {
     /// Whole rows of a weight, in file order, starting at `first_row`. Rows of one weight come in order; weights come in
     /// file order.
     fn rows(&mut self, id: WeightId, spec: &WeightSpec, first_row: usize, bytes: &[u8]) -> Result<()>;
+}
+
+/// Hands weights on, some of them as zeros: a static range of 0 leaves activations as they are.
+pub struct Zeroed<'a> {
+    /// Where they go.
+    pub sink: &'a mut dyn WeightSink,
+    /// Those that become zeros.
+    pub weights: BTreeSet<WeightId>,
+}
+
+impl WeightSink for Zeroed<'_> {
+    fn rows(&mut self, id: WeightId, spec: &WeightSpec, first_row: usize, bytes: &[u8]) -> Result<()> {
+        match self.weights.contains(&id) {
+            true => self.sink.rows(id, spec, first_row, &vec![0; bytes.len()]),
+            false => self.sink.rows(id, spec, first_row, bytes),
+        }
+    }
 }
 
 /// Rows handed to a sink at once are at most this many bytes (or one row, if that is longer).
