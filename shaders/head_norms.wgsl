@@ -33,13 +33,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let kv = group.x - params.heads; // keys, then values
     let is_key = !is_query && kv < params.kv_heads;
     let kv_head = select(kv - params.kv_heads, kv, is_key);
-    var from = params.query + (token * params.heads + group.x) * D;
+    var begin = params.query + (token * params.heads + group.x) * D;
     if !is_query {
-        from = select(params.value, params.key, is_key) + (token * params.kv_heads + kv_head) * D;
+        begin = select(params.value, params.key, is_key) + (token * params.kv_heads + kv_head) * D;
     }
     var squares = 0.0;
     for (var i = lane; i < D; i += LANES) {
-        squares += qkv[from + i] * qkv[from + i];
+        squares += qkv[begin + i] * qkv[begin + i];
     }
     partial[lane] = squares;
     workgroupBarrier();
@@ -52,8 +52,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let to = (((now.position + t) & params.ring) * params.kv_heads + kv_head) * D;
     let half = D / 2u;
     for (var i = lane; i < half; i += LANES) {
-        var a = qkv[from + i] * scale;
-        var b = qkv[from + i + half] * scale;
+        var a = qkv[begin + i] * scale;
+        var b = qkv[begin + i + half] * scale;
         let angle = angles[t * half + i];
         if is_query {
             a *= query_weight[i];

@@ -17,8 +17,9 @@ sotto-cli runs the engine on this machine. MODEL is a GGUF file or a Hugging Fac
   sotto-cli generate MODEL --prompt TEXT | --chat TEXT [--max N] [--temperature T] [--top-k K] [--top-p P] [--min-p P]
       [--repetition-penalty R] [--seed S] [--device cpu|gpu] [--path reference|fast]
       streams the continuation, or the answer
-  sotto-cli bench MODEL [--device cpu|gpu] [--path reference|fast] [--new N]
-      prints JSON: prefill and decode tokens/s at 128, 512 and 2,048 tokens of context, peak memory
+  sotto-cli bench MODEL [--device cpu|gpu] [--path reference|fast] [--new N] [--profile POSITION]
+      prints JSON: prefill and decode tokens/s at 128, 512 and 2,048 tokens of context, peak memory; --profile times each
+      kernel of a decode step at a position, on a graphics device with timestamps
   sotto-cli inspect FILE
       says what a model file holds
 ";

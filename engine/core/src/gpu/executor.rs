@@ -5,9 +5,9 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::kernels::Op;
 use crate::kernels::quantize::Codes;
 use crate::kernels::rope::angles;
+use crate::kernels::{Op, argmax};
 use crate::recording::{BufferId, KvInfo, Recording, Rows, Step};
 use crate::weights::{WeightId, WeightSink, WeightSpec, WeightTable};
 
@@ -50,6 +50,8 @@ const ALIGNMENT: u64 = 256;
 const RING_WINDOWS: usize = 3;
 /// Ids that [`GpuExecutor::decode_greedy`] has under way at most.
 const MOST_IN_FLIGHT: usize = 8;
+/// Timestamps of a query set.
+const MOST_QUERIES: usize = 4096;
 /// What activations, caches and scratch are for.
 const STORAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
@@ -101,7 +103,7 @@ pub struct GpuExecutor {
     decode: Vec<Bound>,
     prefill: Vec<Bound>,
     /// After `decode`: the most likely token becomes the next step's input.
-    argmax: Option<Bound>,
+    argmax: Vec<Bound>,
     /// Positions the caches hold now.
     capacity: usize,
     /// What positions are masked with to find their row, by cache.
@@ -139,7 +141,7 @@ impl GpuExecutor {
         let prefill = plan.dispatches(&planner(Mode::Prefill))?;
         let argmax = plan.argmax(&planner(Mode::Decode))?;
 
-        let slots = (decode.len() + prefill.len() + usize::from(argmax.is_some())).max(1) as u64;
+        let slots = (decode.len() + prefill.len() + argmax.len()).max(1) as u64;
         let buffer = |label: &str, size: u64, usage| {
             gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
@@ -193,7 +195,7 @@ impl GpuExecutor {
             pipelines: Pipelines::default(),
             decode: Vec::new(),
             prefill: Vec::new(),
-            argmax: None,
+            argmax: Vec::new(),
             capacity,
             rings,
             ring_end: 0,
@@ -204,7 +206,7 @@ impl GpuExecutor {
             let mut slot = 0;
             executor.decode = executor.bind(decode, &mut slot)?;
             executor.prefill = executor.bind(prefill, &mut slot)?;
-            executor.argmax = executor.bind(argmax.into_iter().collect(), &mut slot)?.pop();
+            executor.argmax = executor.bind(argmax, &mut slot)?;
             Ok(())
         })
         .await?;
@@ -240,7 +242,7 @@ impl GpuExecutor {
     pub fn run(&mut self, step: Step, tokens: &[u32]) -> Result<()> {
         self.begin(step, Some(tokens))?;
         let mut encoder = self.encoder();
-        self.encode(&mut encoder, step, 0..self.recording.ops.len(), None)?;
+        self.encode(&mut encoder, step, 0..self.recording.ops.len(), &[])?;
         self.gpu.queue.submit([encoder.finish()]);
         self.gpu.check()
     }
@@ -252,11 +254,11 @@ impl GpuExecutor {
         let mut done = 0;
         let mut copies = Vec::new();
         for (name, id, ops) in &self.recording.stages {
-            self.encode(&mut encoder, step, done..*ops, None)?;
+            self.encode(&mut encoder, step, done..*ops, &[])?;
             done = *ops;
             copies.push((name.clone(), self.copy_out(&mut encoder, *id, step.tokens)?));
         }
-        self.encode(&mut encoder, step, done..self.recording.ops.len(), None)?;
+        self.encode(&mut encoder, step, done..self.recording.ops.len(), &[])?;
         let submission = self.gpu.queue.submit([encoder.finish()]);
         let mut stages = Vec::with_capacity(copies.len());
         for (name, staging) in copies {
@@ -264,6 +266,64 @@ impl GpuExecutor {
             stages.push((name, bytemuck::pod_collect_to_vec(&bytes)));
         }
         Ok(stages)
+    }
+
+    /// Runs one step with each dispatch timed by itself: kernel, its constants, and microseconds, in order. Slower than a
+    /// step as it is, since nothing overlaps.
+    pub async fn profile(&mut self, step: Step, tokens: &[u32]) -> Result<Vec<(String, f64)>> {
+        if !self.gpu.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            return Err(Error::unsupported("profiling", "this graphics device has no timestamps"));
+        }
+        self.begin(step, Some(tokens))?;
+        let mut encoder = self.encoder();
+        let dispatches = self.plan(step).iter().map(|bound| Ok((bound, bound.dispatch.grid.of(step)?)));
+        let running: Vec<_> =
+            dispatches.collect::<Result<Vec<_>>>()?.into_iter().filter(|(_, g)| g.is_some()).collect();
+        let mut times = Vec::with_capacity(running.len());
+        // A query set holds 4096 timestamps at most.
+        for some in running.chunks(MOST_QUERIES / 2) {
+            let count = 2 * some.len() as u32;
+            let queries = self.gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("timestamps"),
+                ty: wgpu::QueryType::Timestamp,
+                count,
+            });
+            for (i, (bound, groups)) in some.iter().enumerate() {
+                let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
+                    query_set: &queries,
+                    beginning_of_pass_write_index: Some(2 * i as u32),
+                    end_of_pass_write_index: Some(2 * i as u32 + 1),
+                });
+                let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+                let mut pass = encoder.begin_compute_pass(&descriptor);
+                let [x, y, z] = groups.unwrap_or([0; 3]);
+                pass.set_pipeline(&self.pipelines.get(bound.pipeline).pipeline);
+                pass.set_bind_group(0, &bound.group, &[]);
+                pass.dispatch_workgroups(x, y, z);
+            }
+            let bytes = u64::from(count) * 8;
+            let resolved = self.gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("timestamps"),
+                size: bytes,
+                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            });
+            encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
+            let staging = self.staging_buffer(bytes);
+            encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, bytes);
+            let submission = self.gpu.queue.submit([encoder.finish()]);
+            let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&self.gpu.map(&staging, bytes, Some(submission)).await?);
+            let micros = f64::from(self.gpu.queue.get_timestamp_period()) / 1000.0;
+            for ((bound, groups), pair) in some.iter().zip(ticks.chunks_exact(2)) {
+                let constants: Vec<String> =
+                    bound.dispatch.constants.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                let [x, y, z] = groups.unwrap_or([0; 3]);
+                let name = format!("{} {x}x{y}x{z} {}", bound.dispatch.shader.name(), constants.join(" "));
+                times.push((name, pair[1].saturating_sub(pair[0]) as f64 * micros));
+            }
+            encoder = self.encoder();
+        }
+        Ok(times)
     }
 
     /// The logits of the last step: `[V]`.
@@ -276,7 +336,7 @@ impl GpuExecutor {
         let id = self.recording.logits.ok_or_else(no_logits)?;
         self.begin(step, Some(tokens))?;
         let mut encoder = self.encoder();
-        self.encode(&mut encoder, step, 0..self.recording.ops.len(), None)?;
+        self.encode(&mut encoder, step, 0..self.recording.ops.len(), &[])?;
         let bytes = self.recording.info(id).cols as u64 * 4;
         let staging = match self.logits_staging.take() {
             Some(staging) => staging,
@@ -326,7 +386,7 @@ impl GpuExecutor {
         in_flight: usize,
         mut take: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<usize> {
-        if self.argmax.is_none() {
+        if self.argmax.is_empty() {
             return Err(no_logits());
         }
         let in_flight = in_flight.clamp(1, MOST_IN_FLIGHT);
@@ -345,7 +405,7 @@ impl GpuExecutor {
                 let step = Step { position: position + started, tokens: 1 };
                 self.begin(step, (started == 0).then_some(&[first][..]))?;
                 let mut encoder = self.encoder();
-                self.encode(&mut encoder, step, 0..self.recording.ops.len(), self.argmax.as_ref())?;
+                self.encode(&mut encoder, step, 0..self.recording.ops.len(), &self.argmax)?;
                 encoder.copy_buffer_to_buffer(&self.buffers.tokens, 0, &self.staging[staging], 0, 4);
                 flying.push_back((staging, self.gpu.queue.submit([encoder.finish()])));
                 started += 1;
@@ -414,7 +474,7 @@ impl GpuExecutor {
         self.gpu.queue.submit([encoder.finish()]);
         self.buffers.scratch = buffer("scratch", scratch_bytes(&self.recording, capacity));
         self.capacity = capacity;
-        for bound in self.decode.iter_mut().chain(&mut self.prefill) {
+        for bound in self.decode.iter_mut().chain(&mut self.prefill).chain(&mut self.argmax) {
             let grown = |r: &Resource| matches!(r, Resource::Keys(_) | Resource::Values(_) | Resource::Scratch);
             if bound.dispatch.resources.iter().any(grown) {
                 let layout = &self.pipelines.get(bound.pipeline).layout;
@@ -463,13 +523,7 @@ impl GpuExecutor {
     }
 
     /// Encodes the dispatches of `ops`, and `last` after them, as one pass.
-    fn encode(
-        &self,
-        encoder: &mut wgpu::CommandEncoder,
-        step: Step,
-        ops: Range<usize>,
-        last: Option<&Bound>,
-    ) -> Result<()> {
+    fn encode(&self, encoder: &mut wgpu::CommandEncoder, step: Step, ops: Range<usize>, last: &[Bound]) -> Result<()> {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         let mut pipeline = usize::MAX;
         let wanted = self.plan(step).iter().filter(|b| b.ops_done > ops.start && b.ops_done <= ops.end);
@@ -626,13 +680,14 @@ fn cache_bytes(kv: &KvInfo, positions: usize) -> u64 {
     (kv.heads * kv.head_dim * positions * 4) as u64
 }
 
-/// What the parts of a long context's attention need.
+/// What the parts of a long context's attention, or of many logits, need.
 fn scratch_bytes(recording: &Recording, positions: usize) -> u64 {
     let needs = recording.ops.iter().map(|op| match op {
-        Op::Attention(op) => op.scratch_bytes(&recording.kv[op.slot.0 as usize], positions),
+        Op::Attention(op) => op.scratch_bytes(recording, positions),
         _ => 0,
     });
-    needs.max().unwrap_or(0).max(16)
+    let logits = recording.logits.map_or(0, |id| argmax::scratch_bytes(recording.info(id).cols));
+    needs.max().unwrap_or(0).max(logits).max(16)
 }
 
 /// For each cache what positions are masked with to find their row: caches that only windows read are rings.

@@ -220,7 +220,7 @@ impl<'a> Plan<'a> {
     fn attention_makes(&self, op: &Attention, codes: &Codes) -> bool {
         let kv = &self.recording.kv[op.slot.0 as usize];
         op.out == codes.x
-            && grouped_attention::heads_of_group(op.heads, kv).is_some()
+            && grouped_attention::heads_of_group(op.heads, kv, self.recording.info(op.q).rows).is_some()
             && kv.head_dim.is_multiple_of(4 * codes.step as usize)
     }
 

@@ -366,10 +366,11 @@ impl<'a> Plan<'a> {
     }
 
     /// Greedy sampling after the last operation.
-    pub(super) fn argmax(&self, planner: &Planner<'_>) -> Result<Option<Planned>> {
-        let Some(logits) = self.recording.logits else { return Ok(None) };
+    pub(super) fn argmax(&self, planner: &Planner<'_>) -> Result<Vec<Planned>> {
+        let Some(logits) = self.recording.logits else { return Ok(Vec::new()) };
         let ops_done = self.recording.ops.len();
-        Ok(Argmax { logits }.dispatches(planner)?.pop().map(|dispatch| Planned { dispatch, ops_done }))
+        let dispatches = Argmax { logits }.dispatches(planner)?.into_iter();
+        Ok(dispatches.map(|dispatch| Planned { dispatch, ops_done }).collect())
     }
 
     /// WebGPU forbids one buffer to be read and written through different bindings of a dispatch.

@@ -285,6 +285,8 @@ pub(crate) fn variants() -> Vec<Variant> {
     };
     let plain = [
         &argmax::SHADER,
+        &argmax::PART,
+        &argmax::JOIN,
         &gated_activation::SHADER,
         &kv_append::SHADER,
         &kv_append::ROTATE_AND_APPEND,

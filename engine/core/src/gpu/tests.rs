@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::check;
+use crate::check::fixture::{self, Ranges};
 use crate::cpu::{CpuExecutor, CpuPath};
 use crate::error::Result;
+use crate::formats::disk::DiskModel;
+use crate::generate::{Executor, Generator};
 use crate::kernels::attention::Attention;
 use crate::kernels::embed::Embed;
 use crate::kernels::gated_activation::{Activation, GatedActivation};
@@ -14,11 +18,13 @@ use crate::kernels::rms_norm::{Gain, RmsNorm};
 use crate::kernels::rope::{Pairing, Rope};
 use crate::kernels::soft_cap::SoftCap;
 use crate::kernels::{argmax, attention, gated_activation, matmul, rms_norm, rope, soft_cap};
-use crate::models::llama;
+use crate::model::Network;
+use crate::models::gemma4_config::{Gemma4Config, Gemma4Layer, Gemma4LayerTensors, Gemma4Tensors, OwnKv};
 use crate::models::llama_config::{LlamaConfig, LlamaLayer, LlamaTensors};
+use crate::models::{Linear, gemma4, llama};
 use crate::quant::QuantType;
 use crate::recording::{BufferId, KvInfo, Recording, RopeTable, Rows, Step};
-use crate::weights::{Location, WeightId, WeightRole, WeightSink, WeightSpec, WeightTable};
+use crate::weights::{Location, WeightId, WeightRole, WeightSink, WeightSpec, WeightTable, Zeroed};
 
 use super::testing::{Random, assert_close, open, weights};
 use super::{Gpu, GpuExecutor, Options};
@@ -630,7 +636,7 @@ fn greedy_decoding_feeds_tokens_back_on_the_device() {
 #[test]
 fn argmax_takes_the_lowest_of_equals() {
     let Some(gpu) = open() else { return };
-    for v in [1, 3, 255, 256, 257, 1000] {
+    for v in [1, 3, 255, 256, 257, 1000, 4097, 12_290] {
         let mut bench = Bench::default();
         let logits = bench.buffer("logits", Rows::One, v);
         bench.recording.logits = Some(logits);
@@ -824,4 +830,169 @@ fn a_small_binding_limit_changes_nothing_but_the_number_of_dispatches() {
     let (many, got) = run(&bench);
     assert!(many > few, "{many} dispatches, {few} without the limit");
     assert_close("logits", &got, &want, 2e-6);
+}
+
+/// Gemma 4 with two layers that own keys and values, sliding and full, and a sliding one that does not; head widths as in
+/// the published models, all else small.
+fn gemma(input: f32, output: f32) -> Bench {
+    let (hidden, heads, ple, vocab) = (320, 8, 64, TWIN_VOCABULARY);
+    let mut bench =
+        Bench { options: Options { first_positions: 8, max_tokens: 48, ..Options::default() }, ..Bench::default() };
+    let shape = |i: usize| (if i == 1 { 512 } else { 256 }, if i == 0 { 256 } else { 512 });
+    let layers = (0..3).map(|i| {
+        let (head_dim, ffn) = shape(i);
+        let window = (i != 1).then_some(20);
+        Gemma4Layer {
+            head_dim,
+            kv_heads: 1,
+            window,
+            rope: usize::from(i == 1),
+            ffn,
+            kv_source: if i == 2 { 0 } else { i },
+        }
+    });
+    let rope =
+        |d: usize| (0..d / 2).map(|i| if i < 64 { 1e4f64.powf(-2.0 * i as f64 / d as f64) } else { 0.0 }).collect();
+    let config = Gemma4Config {
+        layers: layers.collect(),
+        hidden,
+        heads,
+        ple,
+        vocab,
+        context: 512,
+        norm_eps: 1e-6,
+        soft_cap: Some(30.0),
+        rope: vec![rope(256), rope(512)],
+        tied: false,
+    };
+    let linear = |bench: &mut Bench, quant, rows, cols, input: WeightId| {
+        let range = Some(StaticRange { input, output: bench.scalar(output) });
+        Linear { weight: bench.packed(quant, rows, cols, 1), range }
+    };
+    let mut tensors = Vec::new();
+    for i in 0..3 {
+        let (d, f) = shape(i);
+        let mlp = if i == 0 { QuantType::Int4 } else { QuantType::Int2 };
+        let b = &mut bench;
+        let [x_q, x_kv, x_o, x_ffn, x_down, x_gate, x_ple] =
+            [0.9, 1.0, 1.1, 1.2, 0.8, 1.5, 1.0].map(|f| b.scalar(input * f));
+        let q = linear(b, QuantType::Int4, heads * d, hidden, x_q);
+        let kv = (i < 2).then(|| OwnKv {
+            k: linear(b, QuantType::Int4, d, hidden, x_kv),
+            v: linear(b, QuantType::Int4, d, hidden, x_kv),
+            k_norm: b.weight(QuantType::F32, 1, d).0,
+        });
+        tensors.push(Gemma4LayerTensors {
+            q,
+            kv,
+            input_norm: b.weight(QuantType::F32, 1, hidden).0,
+            q_norm: b.weight(QuantType::F32, 1, d).0,
+            o: linear(b, QuantType::Int4, hidden, heads * d, x_o),
+            post_attention_norm: b.weight(QuantType::F32, 1, hidden).0,
+            pre_feed_forward_norm: b.weight(QuantType::F32, 1, hidden).0,
+            gate: linear(b, mlp, f, hidden, x_ffn),
+            up: linear(b, mlp, f, hidden, x_ffn),
+            down: linear(b, mlp, hidden, f, x_down),
+            post_feed_forward_norm: b.weight(QuantType::F32, 1, hidden).0,
+            ple_gate: linear(b, QuantType::Int8, ple, hidden, x_gate),
+            ple_projection: linear(b, QuantType::Int8, hidden, ple, x_ple),
+            post_ple_norm: b.weight(QuantType::F32, 1, hidden).0,
+            scalar: b.scalar(0.44),
+        });
+    }
+    let tensors = Gemma4Tensors {
+        embedding: bench.packed(QuantType::Int2, vocab, hidden, 1),
+        ple_table: bench.packed(QuantType::Int4, vocab, 3 * ple, 3),
+        ple_projection: bench.weight(QuantType::BF16, 2 * ple, hidden).0.into(),
+        ple_projection_shared: Some(bench.weight(QuantType::BF16, ple, hidden).0.into()),
+        ple_norm: bench.weight(QuantType::F32, 1, ple).0,
+        layers: tensors,
+        output_norm: bench.weight(QuantType::F32, 1, hidden).0,
+        head: bench.packed(QuantType::Int2, vocab, hidden, 1).into(),
+    };
+    bench.recording = gemma4::forward(&config, &tensors).unwrap();
+    bench
+}
+
+/// Stages keep the residual stream readable; without them all that can be joined is.
+fn check_gemma(gpu: &Gpu, (input, output): (f32, f32), keeps_stages: bool, most_energy: f64) -> usize {
+    let mut bench = gemma(input, output);
+    if !keeps_stages {
+        bench.recording.stages.clear();
+    }
+    let mut device = bench.executor(gpu);
+    let mut cpu = CpuExecutor::new(Arc::new(bench.recording.clone()), &bench.table, CpuPath::Reference).unwrap();
+    for ((id, spec), bytes) in bench.table.iter().zip(&bench.bytes) {
+        cpu.rows(id, spec, 0, bytes).unwrap();
+    }
+    let mut position = 0;
+    let energy = |got: &[f32], want: &[f32]| {
+        let square = |v: f32| f64::from(v) * f64::from(v);
+        got.iter().zip(want).map(|(g, w)| square(g - w)).sum::<f64>() / want.iter().map(|w| square(*w)).sum::<f64>()
+    };
+    for tokens in [1, 40, 1, 1, 7, 1] {
+        let ids: Vec<u32> = (0..tokens).map(|i| ((i * 7 + position * 5) % TWIN_VOCABULARY) as u32).collect();
+        let step = Step { position, tokens };
+        let want = cpu.run_stages(step, &ids).unwrap();
+        let got = pollster::block_on(device.run_stages(step, &ids)).unwrap();
+        for ((name, got), (_, want)) in got.iter().zip(&want) {
+            let moved = energy(got, want);
+            assert!(moved <= most_energy, "{name}, {tokens} tokens at {position}: moved {moved:.1e} of its energy");
+        }
+        let logits = pollster::block_on(device.logits()).unwrap();
+        let moved = energy(&logits, cpu.read(bench.recording.logits.unwrap()));
+        assert!(moved <= most_energy, "logits, {tokens} tokens at {position}: moved {moved:.1e} of their energy");
+        position += tokens;
+    }
+    device.dispatch_count(Step { position: 0, tokens: 1 })
+}
+
+#[test]
+fn a_gemma_gives_the_same_numbers_as_on_the_cpu() {
+    let Some(gpu) = open() else { return };
+    // Embedding; inputs of the layers, twice 3; two last rows; first norms, twice; head. And twelve a layer.
+    let dispatches = 1 + 6 + 2 + 2 + 1 + 3 * 12;
+    // A scale of 0 leaves values as they are: no grid, no ties.
+    for keeps_stages in [true, false] {
+        assert_eq!(check_gemma(&gpu, (0.0, 0.0), keeps_stages, 1e-9), dispatches);
+        // A value between two steps of a grid may fall either way, and moves what follows.
+        assert_eq!(check_gemma(&gpu, (0.02, 0.03), keeps_stages, 3e-3), dispatches);
+    }
+}
+
+#[test]
+fn the_stored_gemmas_match_their_references() {
+    let Some(gpu) = open() else { return };
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/gemma4");
+    let mut failures = Vec::new();
+    let mut seen = 0;
+    for entry in std::fs::read_dir(root).unwrap() {
+        let folder = entry.unwrap().path();
+        let Ok(json) = std::fs::read(folder.join("reference.json")) else { continue };
+        let fixture = fixture::parse(&json).unwrap();
+        let tensors = check::parse_tensors(&std::fs::read(folder.join("reference.safetensors")).unwrap()).unwrap();
+        let disk = DiskModel::open(&folder).unwrap();
+        let open = async |stages, ranges| {
+            let network = Network::open(&disk.description, stages)?;
+            let options = Options { max_positions: 512, ..Options::default() };
+            let executor = GpuExecutor::new(&gpu, &network.recording, &network.weights, options).await?;
+            let mut executor = Executor::Gpu(Box::new(executor));
+            match ranges {
+                Ranges::Kept => disk.stream(&mut executor)?,
+                Ranges::Ignored => disk.stream(&mut Zeroed { sink: &mut executor, weights: network.ranges() })?,
+            }
+            Ok(Generator::new(executor, network.recording.clone(), 512))
+        };
+        let mut report = |line: check::Line| {
+            if !line.pass {
+                failures.push(format!("{}: {line}", folder.display()));
+            }
+        };
+        if let Err(error) = pollster::block_on(fixture::check(open, &fixture, &tensors, &mut report)) {
+            failures.push(format!("{}: {error}", folder.display()));
+        }
+        seen += 1;
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert_eq!(seen, 6);
 }

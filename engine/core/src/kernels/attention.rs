@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::gpu::shader::{Access, Count, Dispatch, Grid, Mode, Planner, Resource, Shader, When, params, params_bytes};
 use crate::kernels::grouped_attention;
 use crate::kernels::quantize::Codes;
-use crate::recording::{BufferId, KvInfo, KvSlot};
+use crate::recording::{BufferId, KvSlot, Recording};
 
 /// Attention of the step's queries over the cached and appended keys and values.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,9 +100,10 @@ pub(crate) fn variants() -> Vec<crate::gpu::shader::Variant> {
 
 impl Attention {
     /// Bytes that the parts of a context of `positions` need.
-    pub fn scratch_bytes(&self, kv: &KvInfo, positions: usize) -> u64 {
+    pub fn scratch_bytes(&self, recording: &Recording, positions: usize) -> u64 {
+        let kv = &recording.kv[self.slot.0 as usize];
         let head_dim = kv.head_dim;
-        if grouped_attention::heads_of_group(self.heads, kv).is_some() {
+        if grouped_attention::heads_of_group(self.heads, kv, recording.info(self.q).rows).is_some() {
             return self.grouped_scratch_bytes(head_dim);
         }
         let parts = positions.div_ceil(PART_POSITIONS as usize);
@@ -113,7 +114,7 @@ impl Attention {
     /// Where [`grouped_attention`] runs and there is one token, also makes `codes` of the output.
     pub fn dispatches(&self, codes: Option<&Codes>, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
         let kv = planner.recording.kv[self.slot.0 as usize];
-        if let Some(group) = grouped_attention::heads_of_group(self.heads, &kv) {
+        if let Some(group) = grouped_attention::heads_of_group(self.heads, &kv, planner.recording.info(self.q).rows) {
             return self.grouped_dispatches(group, codes, planner);
         }
         planner.per_token("attention", self.q)?;

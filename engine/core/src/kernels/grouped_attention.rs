@@ -8,7 +8,7 @@ use crate::gpu::shader::{
 };
 use crate::kernels::Attention;
 use crate::kernels::quantize::Codes;
-use crate::recording::KvInfo;
+use crate::recording::{KvInfo, Rows};
 
 params! {
     /// Uniform parameters of `grouped_attention.wgsl`.
@@ -61,10 +61,11 @@ const MOST_VALUES: usize = 2048;
 /// Head widths that the shader's lanes can hold.
 pub(crate) const MAX_HEAD_DIM: usize = 512;
 
-/// Query heads of a workgroup, when this kernel suits the shape.
-pub(crate) fn heads_of_group(heads: usize, kv: &KvInfo) -> Option<usize> {
+/// Query heads of a workgroup, when this kernel suits the shape or no other takes it: queries of the last token alone.
+pub(crate) fn heads_of_group(heads: usize, kv: &KvInfo, rows: Rows) -> Option<usize> {
     let per_kv_head = heads / kv.heads.max(1);
-    if (per_kv_head < 4 && kv.head_dim <= 256) || kv.head_dim > MAX_HEAD_DIM {
+    let suits = per_kv_head >= 4 || kv.head_dim > 256 || rows == Rows::One;
+    if !suits || kv.head_dim > MAX_HEAD_DIM {
         return None;
     }
     let most = (MOST_VALUES / kv.head_dim).min(MOST_HEADS);
