@@ -22,7 +22,7 @@ pub struct Lab {
     load_ms: f64,
 }
 
-fn thrown(error: Error) -> JsError {
+pub(crate) fn thrown(error: Error) -> JsError {
     JsError::new(&error.to_string())
 }
 
@@ -35,7 +35,7 @@ fn preference(device: &str) -> Result<Preference> {
     }
 }
 
-async fn next(generator: &mut Generator) -> Result<Vec<f32>> {
+pub(crate) async fn next(generator: &mut Generator) -> Result<Vec<f32>> {
     loop {
         if let Progress::Logits(logits) = generator.advance().await? {
             return Ok(logits);
@@ -43,7 +43,7 @@ async fn next(generator: &mut Generator) -> Result<Vec<f32>> {
     }
 }
 
-async fn whole(url: &str) -> Result<Vec<u8>> {
+pub(crate) async fn whole(url: &str) -> Result<Vec<u8>> {
     let file = PackagedFile::open(url).await?;
     let mut bytes = Vec::new();
     while let Some(piece) = file.next().await? {
@@ -53,7 +53,7 @@ async fn whole(url: &str) -> Result<Vec<u8>> {
 }
 
 /// Bytes of WASM memory in use; it never shrinks, so this is also the peak.
-fn memory_bytes() -> f64 {
+pub(crate) fn memory_bytes() -> f64 {
     wasm_bindgen::memory()
         .dyn_into::<js_sys::WebAssembly::Memory>()
         .ok()
