@@ -10,6 +10,7 @@ declare global {
   type EngineEvent = engine.Event
   type Failure = engine.Failure
   type FromEngine = engine.FromEngine
+  type OfHost = engine.OfHost
   type Passage = engine.Passage
   type Source = engine.Source
   type Stats = engine.Stats
@@ -62,6 +63,8 @@ declare global {
 
   interface EnginePortOptions {
     onMessage: (message: FromEngine) => void
+    /** Sent whenever a port opens, for a page that is to be kept up to date; the port is then opened again when it breaks. */
+    greeting?: ToEngine[]
   }
 
   type PageText = Omit<Source, 'incognito'>

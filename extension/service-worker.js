@@ -2,7 +2,7 @@
 // not on the way of any answer, and may be stopped at any moment.
 import { CARD_FILES, run } from './tab.js'
 import { NOTHING_TO_READ, unreadable } from './unreadable.js'
-/** @import { Failure, RewriteStyle, Task } from '../offscreen/pkg/engine.js' */
+/** @import { Destination, Failure, RewriteStyle, Task } from '../offscreen/pkg/engine.js' */
 
 const OFFSCREEN = 'offscreen/offscreen.html'
 
@@ -49,6 +49,30 @@ async function lockNetwork () {
   })
 }
 
+/**
+ * Opens the lock for downloads that the user asked for, and closes it when there are none. Rules of the session: the end of the
+ * browser closes it too, and so does the end of the document that asked.
+ * @param {Destination[]} to
+ */
+async function setNetwork (to) {
+  await chrome.declarativeNetRequest.updateSessionRules({
+    removeRuleIds: (await chrome.declarativeNetRequest.getSessionRules()).map(({ id }) => id),
+    addRules: to.map((destination, index) => ({
+      id: index + 1,
+      // Above the rule that blocks all.
+      priority: 2,
+      action: { type: 'allow' },
+      condition: {
+        initiatorDomains: [chrome.runtime.id],
+        requestMethods: ['get'],
+        resourceTypes: ['xmlhttprequest'],
+        // The hub sends on to hosts of its own choice.
+        urlFilter: destination.kind === 'origin' ? `|${destination.origin}/` : '|https://'
+      }
+    }))
+  })
+}
+
 /** @type {Promise<void> | null} */
 let creating = null
 
@@ -57,17 +81,21 @@ async function ensureEngine () {
   if (creating) return creating
   const found = await chrome.runtime.getContexts({ contextTypes: [/** @type {chrome.runtime.ContextType} */ ('OFFSCREEN_DOCUMENT')] })
   if (found.length) return
-  creating ??= chrome.offscreen.createDocument({
+  creating ??= setNetwork([]).then(() => chrome.offscreen.createDocument({
     url: OFFSCREEN,
     reasons: [/** @type {chrome.offscreen.Reason} */ ('WORKERS')],
     justification: 'Runs the language model in a worker, on this computer.'
-  }).finally(() => { creating = null })
+  })).finally(() => { creating = null })
   await creating
 }
 
 chrome.runtime.onMessage.addListener((message, sender, answer) => {
-  if (sender.id !== chrome.runtime.id || message?.type !== 'ensureEngine') return
-  ensureEngine().then(() => answer({}), (error) => answer({ error: String(error) }))
+  if (sender.id !== chrome.runtime.id) return
+  const failed = (/** @type {unknown} */ error) => answer({ error: String(error) })
+  if (message?.type === 'ensureEngine') ensureEngine().then(() => answer({}), failed)
+  // A card has our id too: the lock opens for the engine's document alone.
+  else if (message?.type === 'network' && sender.url === chrome.runtime.getURL(OFFSCREEN)) setNetwork(message.to).then(() => answer({ done: true }), failed)
+  else return
   return true
 })
 

@@ -38,6 +38,7 @@ export function shortcut (command) {
  * @property {string | null} [extension] the extension's folder
  * @property {'hardware' | 'software'} [gpu] offers WebGPU: on a graphics adapter, or on the software one that comes with Chromium
  * @property {string[]} [flags] more flags
+ * @property {string} [profile] the profile of a browser that was ended with `keep`, to go on with it
  */
 
 export class Browser {
@@ -56,10 +57,10 @@ export class Browser {
   }
 
   /** @param {Options} options */
-  static async start ({ display = null, web = null, extension = DIST, gpu, flags = [] } = {}) {
+  static async start ({ display = null, web = null, extension = DIST, gpu, flags = [], profile: kept } = {}) {
     const binary = process.env.SOTTO_CHROMIUM ?? '/usr/lib/chromium/chromium'
-    const profile = mkdtempSync(join(tmpdir(), 'sotto-'))
-    if (extension) {
+    const profile = kept ?? mkdtempSync(join(tmpdir(), 'sotto-'))
+    if (extension && !kept) {
       mkdirSync(join(profile, 'Default'))
       writeFileSync(join(profile, 'Default', 'Preferences'), JSON.stringify({ extensions: { pinned_extensions: [extensionId(extension)] } }))
     }
@@ -98,7 +99,8 @@ export class Browser {
       browser.id = id
       // Its shortcuts and menus are registered a moment later; no user is as quick as a test.
       const worker = await browser.serviceWorker()
-      await expect('the shortcuts are registered', () => worker.eval('chrome.commands.getAll().then((all) => all.some((c) => c.shortcut))'))
+      // A worker that has just begun has no API yet.
+      await expect('the shortcuts are registered', () => worker.eval('globalThis.chrome?.commands?.getAll().then((all) => all.some((c) => c.shortcut))'))
       await sleep(300)
       await worker.detach()
     }
@@ -113,6 +115,9 @@ export class Browser {
    *  @type {{ url: string, from: string }[]} */
   requests = []
 
+  /** The extension's workers, oldest first: the engine is the last one. @type {Session[]} */
+  workers = []
+
   /** Attaches to each new target. Not before its first line: a service worker that is started again would wait for ever. */
   async #logExtension () {
     const { cdp } = this
@@ -120,6 +125,7 @@ export class Browser {
       const session = new Session(cdp, targetInfo.targetId, sessionId)
       const from = `${targetInfo.type} ${targetInfo.url}`
       const ownTarget = targetInfo.url.startsWith('chrome-extension:')
+      if (ownTarget && targetInfo.type === 'worker') this.workers.push(session)
       session.on('Network.requestWillBeSent', ({ request, documentURL, initiator }) => {
         // A script of ours in someone's page shows in the stack only.
         const ours = ownTarget || documentURL.startsWith('chrome-extension:') || JSON.stringify(initiator).includes('chrome-extension:')
@@ -159,7 +165,7 @@ export class Browser {
   }
 
   /** An open page of the extension, such as `popup/popup.html`. @param {string} path @param {number} [ms] */
-  async extensionPage (path, ms = 5000) {
+  async extensionPage (path, ms) {
     const url = `${this.origin}/${path}`
     const target = await this.cdp.find((t) => (t.type === 'page' || t.type === 'background_page') && t.url.split(/[?#]/)[0] === url, ms)
     if (!target) throw new Error(`${path} is not open`)
@@ -175,8 +181,8 @@ export class Browser {
     const target = await this.cdp.find((t) => t.type === 'service_worker' && t.url.startsWith(this.origin))
     if (!target) throw new Error('the service worker is not running')
     const session = await this.cdp.attach(target.targetId)
-    // A new worker is listed before its script has run.
-    await expect('the service worker has started', () => session.eval('typeof chrome === "object"'))
+    // A new worker is listed before its script has run, and before the extension's interfaces are there.
+    await expect('the service worker has started', () => session.eval('typeof chrome === "object" && "runtime" in chrome'), 30_000)
     return session
   }
 
@@ -192,12 +198,13 @@ export class Browser {
     await page.send('ServiceWorker.disable')
   }
 
-  /** Ends the browser; answers the net log's requests, for whoever wants to see them. */
-  async stop () {
+  /** Ends the browser; answers the net log's requests, for whoever wants to see them. With `keep`, its profile stays for another
+   *  one to go on with. */
+  async stop ({ keep = false } = {}) {
     await this.cdp.send('Browser.close').catch(() => {})
     const ended = await Promise.race([this.gone.then(() => true), sleep(20_000)])
     const log = ended ? readNetLog(this.netLog) : null
-    this.discard()
+    if (!keep) this.discard()
     return log
   }
 }

@@ -19,12 +19,21 @@ export const ARTICLE = `${NEWS}/article/page.html`
  * @property {Web} web
  * @property {(text: string) => void} note prints a figure beside the result
  * @property {(html: string, host?: string) => Promise<Tab>} openPage shows a page of this HTML on a host of its own
+ * @property {() => Promise<void>} restart ends the browser as a user does, and starts it again with the same profile
  */
 
-/** @type {{ name: string, options: { flags?: string[], gpu?: 'hardware' | 'software' }, body: (stage: Stage) => Promise<void> }[]} */
+/**
+ * @typedef {object} Options
+ * @property {string[]} [flags] more flags for the browser
+ * @property {'hardware' | 'software'} [gpu]
+ * @property {string[]} [downloads] beginnings of the only addresses that the extension may ask for, since the user asks it to
+ * @property {string[]} [attempts] beginnings of addresses that the scenario has it ask for, to see that nothing gets out
+ */
+
+/** @type {{ name: string, options: Options, body: (stage: Stage) => Promise<void> }[]} */
 const scenarios = []
 
-/** @param {string} name @param {(stage: Stage) => Promise<void>} body @param {{ flags?: string[], gpu?: 'hardware' | 'software' }} [options] */
+/** @param {string} name @param {(stage: Stage) => Promise<void>} body @param {Options} [options] */
 export function scenario (name, body, options = {}) {
   scenarios.push({ name, options, body })
 }
@@ -37,12 +46,24 @@ export function check (condition, what) {
 /** As a reader compares: white space does not count. @param {string} text */
 export const flat = (text) => text.replace(/\s+/g, ' ').trim()
 
+/** Lines that failures may take at the end of the output: whoever reads a log reads its end. */
+const SUMMARY_LINES = 34
+const SUMMARY_WIDTH = 240
+
+/** The failed scenarios once more, each with the beginning of what was wrong. @param {{ name: string, problem: string }[]} failures @param {number} ran */
+function summary (failures, ran) {
+  const each = Math.max(1, Math.floor(SUMMARY_LINES / failures.length) - 1)
+  const lines = failures.flatMap(({ name, problem }) => [`FAIL ${name}`, ...problem.split('\n').filter((line) => line.trim()).slice(0, each).map((line) => `     ${line.slice(0, SUMMARY_WIDTH)}`)])
+  return [`${failures.length} of ${ran} scenarios failed:`, ...lines].join('\n')
+}
+
 /** Runs the scenarios whose name holds `only`; answers how many failed. @param {string} only */
 export async function runAll (only = '') {
   mkdirSync(OUT, { recursive: true })
   const chosen = scenarios.filter(({ name }) => name.includes(only))
   const display = await Display.start()
-  let failed = 0
+  /** @type {{ name: string, problem: string }[]} */
+  const failures = []
   try {
     for (const { name, options, body } of chosen) {
       const start = performance.now()
@@ -50,17 +71,18 @@ export async function runAll (only = '') {
       const notes = []
       const problem = await run(display, name, options, body, (text) => notes.push(text))
       const time = `${((performance.now() - start) / 1000).toFixed(1)} s`
-      if (problem) failed++
+      if (problem) failures.push({ name, problem })
       process.stdout.write(`${problem ? 'FAIL' : 'PASS'} ${name} (${[time, ...notes].join('; ')})${problem ? `\n     ${problem.replaceAll('\n', '\n     ')}` : ''}\n`)
     }
   } finally {
     display.stop()
   }
   if (!chosen.length) throw new Error(`no scenario's name contains "${only}"`)
-  return failed
+  if (failures.length) console.log(`\n${summary(failures, chosen.length)}`)
+  return failures.length
 }
 
-/** @param {Display} display @param {string} name @param {{ flags?: string[], gpu?: 'hardware' | 'software' }} options @param {(stage: Stage) => Promise<void>} body @param {(text: string) => void} note */
+/** @param {Display} display @param {string} name @param {Options} options @param {(stage: Stage) => Promise<void>} body @param {(text: string) => void} note */
 async function run (display, name, options, body, note) {
   const web = await Web.start()
   web.serve('news.test', folder(join(REPOSITORY, 'tests/pages')))
@@ -68,14 +90,23 @@ async function run (display, name, options, body, note) {
   const problems = []
   /** @type {Browser | null} */
   let browser = null
+  const { downloads = [], attempts = [], ...start } = options
   try {
-    browser = await Browser.start({ display, web, ...options })
+    browser = await Browser.start({ display, web, ...start })
     let pages = 0
-    const openPage = async (/** @type {string} */ html, host = `page${++pages}.test`) => {
-      web.serve(host, page(html))
-      return /** @type {Browser} */ (browser).open(`http://${host}/`)
+    /** @type {Stage} */
+    const stage = {
+      browser, display, web, note,
+      openPage: async (/** @type {string} */ html, host = `page${++pages}.test`) => {
+        web.serve(host, page(html))
+        return stage.browser.open(`http://${host}/`)
+      },
+      restart: async () => {
+        problems.push(...silence(stage.browser, await stage.browser.stop({ keep: true }), web, downloads, attempts))
+        stage.browser = browser = await Browser.start({ display, web, ...start, profile: stage.browser.profile })
+      }
     }
-    await body({ browser, display, web, note, openPage })
+    await body(stage)
   } catch (error) {
     problems.push(error instanceof Error ? String(error.stack) : String(error))
     await display.screenshot(join(OUT, `${name.replace(/\W+/g, '-')}.png`)).catch(() => {})
@@ -84,7 +115,7 @@ async function run (display, name, options, body, note) {
   if (browser) {
     problems.push(...browser.console.filter((line) => / exception: /.test(line)))
     const log = await browser.stop()
-    problems.push(...silence(browser, log, web))
+    problems.push(...silence(browser, log, web, downloads, attempts))
   }
   web.close()
   // What a scenario that ended early left on the screen must not meet the next one.
@@ -94,8 +125,9 @@ async function run (display, name, options, body, note) {
 
 /** Played by ourselves. */
 const STORE = 'chromewebstore.google.com'
-/** Chromium looks for updates, the time and accounts by itself; none of it carries an initiator. */
-const BROWSERS_OWN = /^((update|clients\d|accounts|www|content-autofill|optimizationguide-pa|safebrowsing|redirector)\.(google|googleapis|gvt1)\.com)$/
+/** Chromium looks for updates, the time and accounts, and checks in for push messages, by itself; none of it carries an
+ *  initiator, which the network stack writes down for whatever the extension does. */
+const BROWSERS_OWN = /^((update|clients\d|android\.clients|accounts|www|content-autofill|optimizationguide-pa|safebrowsing|redirector)\.(google|googleapis|gvt1)\.com)$/
 
 /**
  * What breaks the promise that nothing leaves the machine: three witnesses (the extension's own contexts, the browser's
@@ -103,10 +135,13 @@ const BROWSERS_OWN = /^((update|clients\d|accounts|www|content-autofill|optimiza
  * @param {Browser} browser
  * @param {Awaited<ReturnType<Browser['stop']>>} log
  * @param {Web} web
+ * @param {string[]} downloads
+ * @param {string[]} attempts
  */
-function silence (browser, log, web) {
-  const remote = (/** @type {string} */ url) => !/^(chrome-extension|chrome|data|blob|about|devtools|view-source):/.test(url)
-  const problems = browser.requests.filter(({ url }) => remote(url)).map(({ url, from }) => `the extension requested ${url} (${from})`)
+function silence (browser, log, web, downloads, attempts) {
+  const begins = (/** @type {string} */ url, /** @type {string[]} */ list) => list.some((start) => url.startsWith(start))
+  const remote = (/** @type {string} */ url) => !begins(url, downloads) && !/^(chrome-extension|chrome|data|blob|about|devtools|view-source):/.test(url)
+  const problems = browser.requests.filter(({ url }) => remote(url) && !begins(url, attempts)).map(({ url, from }) => `the extension requested ${url} (${from})`)
   if (!log) return [...problems, 'the browser did not end by itself, so its net log cannot be read']
   for (const { url, initiator } of log.requests) {
     if (remote(url) && initiator.startsWith('chrome-extension:')) problems.push(`the network stack saw ${url} from ${initiator}`)
@@ -114,6 +149,7 @@ function silence (browser, log, web) {
   for (const { url, method } of web.requests) {
     const { hostname, search } = new URL(method === 'CONNECT' ? `https://${url}` : url)
     // Pages of the scenarios ask for themselves and their icons, with nothing attached.
+    if (method === 'GET' && begins(url, downloads)) continue
     const expected = hostname.endsWith('.test') || hostname === STORE ? method === 'GET' && !search : BROWSERS_OWN.test(hostname)
     if (!expected) problems.push(`the proxy saw ${method} ${url}`)
   }

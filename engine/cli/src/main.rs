@@ -1,10 +1,11 @@
-//! The engine natively: `check`, `generate`, `bench`, `inspect`, `synth`.
+//! The engine natively: `check`, `generate`, `bench`, `inspect`, `synth`, `manifest`.
 
 mod arguments;
 mod check;
 mod generate;
 mod inspect;
 mod load;
+mod manifest;
 mod synth;
 
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ sotto-cli runs the engine on this machine. MODEL is a GGUF file or a Hugging Fac
   sotto-cli synth e2b-mobile|e4b-mobile|e2b-q4_0|tiny-mobile|tiny-q4_0 DIR [--tokenizer FILE] [--seed S]
       writes a checkpoint of Gemma 4's names, shapes, types and length with random weights, to measure size and speed;
       `synth tokenizer DIR` writes the tokenizer alone. FILE is Gemma's tokenizer.json; npm ci brings the usual one
+  sotto-cli manifest DIR
+      writes sotto-manifest.json beside a model's files: the hashes that Sotto checks them against when it gets them
 ";
 
 fn main() -> ExitCode {
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         "bench" => generate::bench,
         "inspect" => inspect::run,
         "synth" => synth::run,
+        "manifest" => manifest::run,
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

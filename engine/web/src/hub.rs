@@ -160,6 +160,17 @@ impl Hub {
             ToEngine::Stop { request } => self.stop(&request),
             ToEngine::Forget { conversation } => self.forget(&conversation),
             ToEngine::Warm => self.send(client, FromEngine::Status { engine: self.state.clone() }),
+            // The model store's, and the session's.
+            ToEngine::Models
+            | ToEngine::Get { .. }
+            | ToEngine::GetFrom { .. }
+            | ToEngine::PauseGet { .. }
+            | ToEngine::ResumeGet { .. }
+            | ToEngine::CancelGet { .. }
+            | ToEngine::Delete { .. }
+            | ToEngine::Check { .. }
+            | ToEngine::Use { .. }
+            | ToEngine::SetIdle { .. } => {}
         }
     }
 
@@ -326,9 +337,14 @@ impl Hub {
     /// The engine's state changed: every client hears it.
     pub fn set_state(&mut self, state: EngineState) {
         self.state = state;
+        self.tell(&FromEngine::Status { engine: self.state.clone() });
+    }
+
+    /// Every client hears this.
+    pub fn tell(&mut self, message: &FromEngine) {
         let clients: Vec<String> = self.clients.keys().cloned().collect();
         for client in clients {
-            self.send(&client, FromEngine::Status { engine: self.state.clone() });
+            self.send(&client, message.clone());
         }
     }
 

@@ -10,6 +10,7 @@ use wasm_bindgen::prelude::*;
 
 use crate::browser::{PackagedFile, now};
 use crate::host::{Host, Preference};
+use crate::source::Source;
 
 /// Positions a lab run may use.
 const CONTEXT: usize = 4096;
@@ -84,7 +85,8 @@ impl Lab {
     pub async fn load(url: &str, bytes: f64, device: &str) -> core::result::Result<Lab, JsError> {
         let start = now();
         let preference = preference(device).map_err(thrown)?;
-        let host = Host::load(url, bytes as u64, CONTEXT, preference, &mut |_| {}).await.map_err(thrown)?;
+        let source = Source::Packaged { url: url.to_owned(), bytes: bytes as u64 };
+        let host = Host::load(source, CONTEXT, preference, &mut |_| {}).await.map_err(thrown)?;
         Ok(Lab { host, load_ms: now() - start })
     }
 
@@ -172,7 +174,8 @@ impl Lab {
         let is_fast = matches!(self.host.generator.executor(), sotto_core::generate::Executor::Cpu(c) if c.path() == CpuPath::Fast);
         if is_fast {
             let preference = Preference::Cpu(CpuPath::Reference);
-            let mut exact = Host::load(model, bytes, CONTEXT, preference, &mut |_| {}).await?;
+            let source = Source::Packaged { url: model.to_owned(), bytes };
+            let mut exact = Host::load(source, CONTEXT, preference, &mut |_| {}).await?;
             check::fast(&mut self.host.generator, &mut exact.generator, &reference, check::TOP_1, &mut report).await?;
         } else {
             check::exact(&mut self.host.generator, &reference, &tensors, &mut report).await?;

@@ -1,7 +1,7 @@
 //! Every message between a page of the extension and the engine, defined once. `offscreen/pkg/engine.d.ts` is generated
 //! from these types, and `tests/protocol/wire/*.json` pins their form on both sides.
 //!
-//! Messages are JSON-safe: no `u64`, no byte arrays, no maps. A request is a stream of [`Update`]s with rising `seq`, and
+//! Messages are JSON-safe: no `u64`, no byte arrays, no maps; what is not there is left out, never null. A request is a stream of [`Update`]s with rising `seq`, and
 //! ends with exactly one of [`Event::Done`], [`Event::Stopped`] or [`Event::Failed`].
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,7 @@ pub enum ToEngine {
         /// What to do.
         task: Task,
         /// The text to do it with. `None` in a follow-up: the conversation's document is used.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         source: Option<Source>,
     },
     /// Send everything of a conversation (turns so far, then live updates): after a popup opens again.
@@ -46,7 +47,92 @@ pub enum ToEngine {
     },
     /// Ask for [`FromEngine::Status`]; loads the model if it is not loaded.
     Warm,
+    /// Ask for [`FromEngine::Models`], now and whenever it changes. This and all that follow are for the extension's own
+    /// pages: a card in a web page may not send them.
+    Models,
+    /// Fetch a model: only ever sent because the user clicked. Does nothing while it is being fetched or is here.
+    Get {
+        /// Which.
+        model: String,
+        /// The address of a folder that holds the model's files, instead of the model hub. If it sends no CORS headers, the
+        /// page has asked for the permission to read that origin before.
+        mirror: Option<String>,
+    },
+    /// Fetch a model of the user's own from an address: of a GGUF file, or of a folder with `config.json`, `tokenizer.json` and
+    /// safetensors.
+    GetFrom {
+        /// The address, http or https.
+        address: String,
+    },
+    /// Stop fetching for now; what has come stays.
+    PauseGet {
+        /// Which.
+        model: String,
+    },
+    /// Go on where a fetch was paused, failed, or was cut by the end of the browser: from the same source.
+    ResumeGet {
+        /// Which.
+        model: String,
+    },
+    /// Stop fetching and delete what has come. A model that was here before stays.
+    CancelGet {
+        /// Which.
+        model: String,
+    },
+    /// Delete a model from this computer.
+    Delete {
+        /// Which.
+        model: String,
+    },
+    /// Hash a stored model again. Damaged chunks are forgotten, and [`ToEngine::ResumeGet`] fetches just them.
+    Check {
+        /// Which.
+        model: String,
+    },
+    /// Answer with this model from now on: after the request that runs, before those that wait. A model that cannot be
+    /// loaded is answered with [`FromEngine::Notice`], and the packaged one serves.
+    Use {
+        /// Which.
+        model: String,
+    },
+    /// Put a loaded model away when it was not used for so long; it is loaded again when it is needed.
+    SetIdle {
+        /// Minutes, in parts if need be; 0 for never.
+        minutes: f64,
+    },
 }
+
+/// What the engine asks of its host document, because a worker cannot do it. Each is answered with true or false.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum OfHost {
+    /// Open the network lock for the fetches that the user asked for, GET only and only to these; closed if there are none.
+    Network {
+        /// Where to.
+        to: Vec<Destination>,
+    },
+    /// Ask the browser to keep what is stored even when the disk runs full.
+    Persist,
+}
+
+/// Where an opened lock leads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Destination {
+    /// The model hub, and whatever hosts it sends on to; always over TLS.
+    Hub,
+    /// One origin.
+    Origin {
+        /// Such as `https://models.example.org:8443`.
+        origin: String,
+    },
+}
+
+/// What a page of the extension posts on the channel [`IMPORT_CHANNEL`]: files cannot travel over a port. Not JSON.
+///
+/// `model` is the id of the model that the files are; without it they are a model of the user's own, named after its file or
+/// folder. `files` are `File` objects in any order, of one GGUF file or one folder.
+pub const IMPORT_CHANNEL: &str = "sotto-import";
 
 /// What a user asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
@@ -152,6 +238,148 @@ pub enum FromEngine {
         /// Why, and what to do.
         reason: Failure,
     },
+    /// Something failed that ends no request, such as a change to another model.
+    Notice {
+        /// What, and what to do.
+        reason: Failure,
+    },
+    /// The models and the machine: the answer to [`ToEngine::Models`], and sent again whenever it changes, at most four
+    /// times a second.
+    Models {
+        /// Those that Sotto knows and the user's own: the packaged one first, then by size.
+        models: Vec<ModelState>,
+        /// What there is to run them.
+        machine: Machine,
+        /// The id of the one that answers.
+        current: String,
+    },
+}
+
+/// A model, and how it stands with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelState {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its licence, as an SPDX expression; empty for a file of the user's own.
+    pub licence: String,
+    /// Bytes that a fetch brings, or brought. Before the source was asked it is the entry's estimate.
+    pub fetch_bytes: f64,
+    /// Bytes it takes on this computer now, unfinished ones included.
+    pub disk_bytes: f64,
+    /// What kind of model it is.
+    pub origin: ModelOrigin,
+    /// Where it comes from, in words: "huggingface.co/google/…", "models.example.org", "a file on this computer".
+    pub source: String,
+    /// How it stands.
+    pub status: ModelStatus,
+    /// Whether this machine can run it.
+    pub fit: Fit,
+}
+
+/// Kinds of models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Tsify)]
+#[serde(rename_all = "camelCase")]
+pub enum ModelOrigin {
+    /// Comes with the extension: always here, cannot be deleted.
+    Packaged,
+    /// An entry of Sotto's list, to be fetched or imported.
+    Known,
+    /// A file of the user's own.
+    Own,
+}
+
+/// How it stands with a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
+#[serde(tag = "state", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum ModelStatus {
+    /// Nothing of it is on this computer.
+    NotHere,
+    /// It is coming, from the network or from a file.
+    Getting {
+        /// Bytes so far.
+        done: f64,
+        /// Bytes in all; an estimate until the source has been asked.
+        total: f64,
+        /// Speed over the last seconds.
+        bytes_per_second: f64,
+        /// Estimate.
+        seconds_left: Option<f64>,
+        /// Why it does not move just now ("The server asks to wait 30 s"), or empty.
+        waiting: String,
+    },
+    /// A part is here, and goes on when asked.
+    Paused {
+        /// Bytes so far.
+        done: f64,
+        /// Bytes in all.
+        total: f64,
+    },
+    /// The stored bytes are being hashed again.
+    Checking {
+        /// Bytes so far.
+        done: f64,
+        /// Bytes in all.
+        total: f64,
+    },
+    /// All of it is here.
+    Here {
+        /// What its chunks were compared with.
+        verified_against: Verified,
+    },
+    /// It could not be fetched or checked. What has come is kept: [`ToEngine::ResumeGet`] tries again.
+    Failed {
+        /// Why.
+        reason: Failure,
+        /// Bytes that are here.
+        done: f64,
+        /// Bytes in all.
+        total: f64,
+    },
+}
+
+/// What the chunks of a stored model were compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Tsify)]
+#[serde(rename_all = "camelCase")]
+pub enum Verified {
+    /// Hashes known beforehand: of the model's entry, or of the mirror's `sotto-manifest.json`.
+    Pinned,
+    /// No hash was known: those of this first download were taken down, and later checks compare with them.
+    FirstDownload,
+    /// No hash was known: those of the imported file were taken down.
+    Import,
+}
+
+/// Whether this machine can run a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
+#[serde(rename_all = "camelCase")]
+pub struct Fit {
+    /// True if it can, as far as is known.
+    pub fits: bool,
+    /// Why not, or what to expect; may be empty if it fits.
+    pub reason: String,
+}
+
+/// What there is to keep and run models.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
+#[serde(rename_all = "camelCase")]
+pub struct Machine {
+    /// Bytes that the browser lets Sotto store in addition, if it says so.
+    pub free_bytes: Option<f64>,
+    /// Bytes that Sotto has stored.
+    pub used_bytes: f64,
+    /// True if the browser keeps them even when the disk runs full.
+    pub persisted: bool,
+    /// The graphics adapter's name, or empty.
+    pub gpu: String,
+    /// False if the organisation has switched downloads off.
+    pub downloads_allowed: bool,
+    /// The mirror that the organisation has set, or none.
+    pub mirror: Option<String>,
+    /// Minutes without use after which a loaded model is put away; 0 for never.
+    pub idle_minutes: f64,
 }
 
 /// The state of the engine.
@@ -225,6 +453,7 @@ pub enum Event {
         /// Words to read.
         total_words: u32,
         /// Estimate.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         seconds_left: Option<f32>,
     },
     /// What follows was written by the model.
@@ -332,4 +561,30 @@ pub enum FailureCode {
     Unreliable,
     /// The engine stopped.
     EngineStopped,
+    /// No connection, or one that broke: the network, a name, TLS.
+    NetworkFailed,
+    /// The server, or a proxy before it, does not let this through.
+    Blocked,
+    /// The server does not have the file.
+    NotFound,
+    /// The server is too busy.
+    ServerBusy,
+    /// The server does not send parts of files.
+    NoRanges,
+    /// The source's files changed while they were fetched, or are not what was expected.
+    SourceChanged,
+    /// A chunk has not the hash it must have.
+    WrongBytes,
+    /// There is no room.
+    DiskFull,
+    /// Another window is at work on the same model.
+    AtWorkElsewhere,
+    /// The model is in use.
+    ModelInUse,
+    /// These files are no model that Sotto can run.
+    NotAModel,
+    /// The organisation's policy forbids it.
+    ForbiddenByPolicy,
+    /// The browser's storage failed.
+    StorageFailed,
 }

@@ -7,6 +7,7 @@ mod gguf_gemma4;
 mod gguf_llama;
 mod hf_config;
 mod hf_gemma4;
+pub mod pinned;
 pub mod safetensors;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,0 +1,201 @@
+//! The origin private file system: folders, small documents that are replaced whole, and data files with synchronous access.
+
+use js_sys::Uint8Array;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{
+    DomException, FileSystemDirectoryHandle, FileSystemGetDirectoryOptions, FileSystemGetFileOptions,
+    FileSystemReadWriteOptions, FileSystemRemoveOptions, FileSystemSyncAccessHandle,
+};
+
+use sotto_core::{Error, Result as CoreResult};
+
+use super::page::{scope, storage_trouble};
+use super::stored::Data;
+use super::trouble::Trouble;
+use crate::browser::words;
+
+#[wasm_bindgen]
+extern "C" {
+    /// A file, with the two methods that `web-sys` does not offer.
+    type FileHandle;
+
+    #[wasm_bindgen(method, catch, js_name = createSyncAccessHandle)]
+    async fn open(this: &FileHandle, options: &JsValue) -> Result<JsValue, JsValue>;
+
+    #[wasm_bindgen(method, catch, js_name = move)]
+    async fn rename(this: &FileHandle, name: &str) -> Result<JsValue, JsValue>;
+}
+
+/// Whether something may be made that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Make {
+    Yes,
+    No,
+}
+
+/// A folder.
+#[derive(Clone)]
+pub(super) struct Folder(FileSystemDirectoryHandle);
+
+impl Folder {
+    /// The folder of all models.
+    pub(super) async fn models() -> Result<Self, Trouble> {
+        let root = JsFuture::from(scope()?.navigator().storage().get_directory()).await.map_err(storage_trouble)?;
+        let models = Self(root.unchecked_into()).folder("models", Make::Yes).await?;
+        models.ok_or_else(|| Trouble::Storage { detail: "no folder could be made".to_owned() })
+    }
+
+    /// The folder in it of that name.
+    pub(super) async fn folder(&self, name: &str, make: Make) -> Result<Option<Self>, Trouble> {
+        let options = FileSystemGetDirectoryOptions::new();
+        options.set_create(make == Make::Yes);
+        let found = JsFuture::from(self.0.get_directory_handle_with_options(name, &options)).await;
+        Ok(present(found)?.map(|handle| Self(handle.unchecked_into())))
+    }
+
+    /// The names of what is in it.
+    pub(super) async fn names(&self) -> Result<Vec<String>, Trouble> {
+        let keys = self.0.keys();
+        let mut names = Vec::new();
+        loop {
+            let step = JsFuture::from(keys.next().map_err(storage_trouble)?).await.map_err(storage_trouble)?;
+            let step: js_sys::IteratorNext = step.unchecked_into();
+            if step.done() {
+                return Ok(names);
+            }
+            names.extend(step.value().as_string());
+        }
+    }
+
+    /// Deletes what has that name, with all that is in it.
+    pub(super) async fn remove(&self, name: &str) -> Result<(), Trouble> {
+        let options = FileSystemRemoveOptions::new();
+        options.set_recursive(true);
+        present(JsFuture::from(self.0.remove_entry_with_options(name, &options)).await).map(drop)
+    }
+
+    async fn file(&self, name: &str, make: Make) -> Result<Option<FileHandle>, Trouble> {
+        let options = FileSystemGetFileOptions::new();
+        options.set_create(make == Make::Yes);
+        let found = JsFuture::from(self.0.get_file_handle_with_options(name, &options)).await;
+        Ok(present(found)?.map(JsCast::unchecked_into))
+    }
+
+    /// A small document; none if it is not there.
+    pub(super) async fn document(&self, name: &str, most: usize) -> Result<Option<Vec<u8>>, Trouble> {
+        let Some(file) = self.open(name, Access::Read).await? else { return Ok(None) };
+        let len = file.len()?;
+        if len > most as u64 {
+            return Err(Trouble::Storage { detail: format!("{name} has {len} bytes") });
+        }
+        let mut bytes = vec![0; len as usize];
+        file.read(0, &mut bytes).map_err(|e| Trouble::Storage { detail: e.to_string() })?;
+        Ok(Some(bytes))
+    }
+
+    /// Writes a small document so that there is always either the old or the new one: into another file, which then takes its
+    /// name.
+    pub(super) async fn replace(&self, name: &str, text: &str) -> Result<(), Trouble> {
+        let new = format!("{name}.new");
+        let written = self.open(&new, Access::Write).await?;
+        let written = written.ok_or_else(|| Trouble::Storage { detail: format!("{new} could not be made") })?;
+        written.truncate()?;
+        written.write(0, &Uint8Array::from(text.as_bytes()))?;
+        written.flush()?;
+        drop(written);
+        self.rename(&new, name).await
+    }
+
+    /// Gives a file another name; what had that name before is gone.
+    pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), Trouble> {
+        let file = self.file(from, Make::No).await?;
+        let file = file.ok_or_else(|| Trouble::Storage { detail: format!("{from} is gone") })?;
+        file.rename(to).await.map(drop).map_err(storage_trouble)
+    }
+
+    /// Opens a file; none if it is only to be read and is not there.
+    pub(super) async fn open(&self, name: &str, access: Access) -> Result<Option<DataFile>, Trouble> {
+        let make = if access == Access::Write { Make::Yes } else { Make::No };
+        let Some(file) = self.file(name, make).await? else { return Ok(None) };
+        let options = js_sys::Object::new();
+        let mode = if access == Access::Write { "readwrite" } else { "read-only" };
+        js_sys::Reflect::set(&options, &"mode".into(), &mode.into()).map_err(storage_trouble)?;
+        let handle = file.open(&options).await.map_err(storage_trouble)?;
+        Ok(Some(DataFile(handle.unchecked_into())))
+    }
+}
+
+/// None in place of a `NotFoundError`.
+fn present(outcome: Result<JsValue, JsValue>) -> Result<Option<JsValue>, Trouble> {
+    match outcome {
+        Ok(found) => Ok(Some(found)),
+        Err(thrown) if thrown.dyn_ref::<DomException>().is_some_and(|e| e.name() == "NotFoundError") => Ok(None),
+        Err(thrown) => Err(storage_trouble(thrown)),
+    }
+}
+
+/// What a file is opened for. Many may read at once; one alone may write, and then nobody reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
+
+/// An open file; closed when dropped.
+pub(crate) struct DataFile(FileSystemSyncAccessHandle);
+
+fn at(offset: u64) -> FileSystemReadWriteOptions {
+    let options = FileSystemReadWriteOptions::new();
+    options.set_at(offset as f64);
+    options
+}
+
+impl DataFile {
+    pub(super) fn len(&self) -> Result<u64, Trouble> {
+        self.0.get_size().map(|size| size as u64).map_err(storage_trouble)
+    }
+
+    pub(super) fn write(&self, offset: u64, bytes: &Uint8Array) -> Result<(), Trouble> {
+        let written = self.0.write_with_js_u8_array_and_options(bytes, &at(offset)).map_err(storage_trouble)?;
+        // A disk that runs full in the middle of a write shows in the count.
+        if written as u64 == u64::from(bytes.length()) { Ok(()) } else { Err(Trouble::NoRoom { missing: None }) }
+    }
+
+    pub(super) fn truncate(&self) -> Result<(), Trouble> {
+        self.0.truncate_with_u32(0).map_err(storage_trouble)
+    }
+
+    /// Returns when what was written is on the disk.
+    pub(super) fn flush(&self) -> Result<(), Trouble> {
+        self.0.flush().map_err(storage_trouble)
+    }
+
+    /// Fills a JavaScript array from byte `offset`: the bytes never pass through WebAssembly's memory.
+    pub(crate) fn read_outside(&self, offset: u64, into: &Uint8Array) -> CoreResult<()> {
+        let read = self.0.read_with_js_u8_array_and_options(into, &at(offset));
+        whole(read, u64::from(into.length()))
+    }
+}
+
+impl Data for DataFile {
+    fn read(&self, offset: u64, into: &mut [u8]) -> CoreResult<()> {
+        let len = into.len() as u64;
+        whole(self.0.read_with_u8_array_and_options(into, &at(offset)), len)
+    }
+}
+
+fn whole(read: Result<f64, JsValue>, len: u64) -> CoreResult<()> {
+    let failed = |why: String| Error::format("the browser's storage", format!("{why}: get the model again"));
+    match read {
+        Ok(read) if read as u64 == len => Ok(()),
+        Ok(read) => Err(failed(format!("{read} of {len} bytes could be read"))),
+        Err(thrown) => Err(failed(words(&thrown))),
+    }
+}
+
+impl Drop for DataFile {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}

@@ -1,0 +1,135 @@
+// A server of a model's files that misbehaves on purpose: what it does with a request is decided by the test, request by request.
+import { createHash, randomFillSync } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { REPOSITORY } from './chromium.mjs'
+/** @import { Handler } from './web.mjs' */
+
+/** Files are hashed in chunks of this many bytes. */
+export const CHUNK = 8 << 20
+
+/**
+ * A request as the test sees it. `nth` counts requests for the same part of the same file, from 0.
+ * @typedef {{ path: string, from: number, to: number, nth: number, ranged: boolean }} Asked
+ *
+ * What to do other than to answer well: a status, the connection cut in the middle, the whole file in place of a part, a web page, one
+ * byte changed, some bytes short, or another ETag.
+ * @typedef {{ status?: number, headers?: Record<string, string>, cut?: true, whole?: true, page?: true, corrupt?: true, short?: number, etag?: string }} Trouble
+ */
+
+export class Mirror {
+  /** @type {Asked[]} */
+  asked = []
+  /** @type {(asked: Asked) => Trouble | null | undefined} */
+  trouble = () => null
+  /** Bytes a second and connection; unlimited if 0. */
+  speed = 0
+  /** Sent with every answer. @type {Record<string, string>} */
+  headers = { 'access-control-allow-origin': '*', 'access-control-expose-headers': 'Content-Range, ETag, Retry-After' }
+  /** Bytes sent, headers aside. */
+  sent = 0
+
+  /** @param {Map<string, Buffer>} files by path, without a slash at the beginning @param {string} [folder] */
+  constructor (files, folder = '/tiny/') {
+    this.files = files
+    this.folder = folder
+  }
+
+  /** Chunks asked for, as "path:number", sorted. */
+  get chunks () {
+    return this.asked.filter(({ ranged }) => ranged).map(({ path, from }) => `${path}:${from / CHUNK}`).sort()
+  }
+
+  /** @type {Handler} */
+  handler = (url, response, request) => {
+    const path = decodeURIComponent(url.pathname).replace(this.folder, '')
+    const file = this.files.get(path)
+    const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '')
+    const [from, to] = range ? [Number(range[1]), Number(range[2])] : [0, Infinity]
+    const nth = this.asked.filter((other) => other.path === path && other.from === from).length
+    const asked = { path, from, to, nth, ranged: Boolean(range) }
+    this.asked.push(asked)
+    const trouble = this.trouble(asked) ?? {}
+    const headers = { 'cache-control': 'no-store', ...this.headers, ...trouble.headers }
+    const end = (/** @type {number} */ status, text = '') => void response.writeHead(status, { 'content-type': 'text/plain', ...headers }).end(text)
+    if (trouble.status) return end(trouble.status)
+    if (trouble.page) return void response.writeHead(200, { 'content-type': 'text/html', ...headers }).end('<title>Sign in</title>')
+    if (!file) return end(404)
+    if (from >= file.length) return end(416)
+    const part = range && !trouble.whole
+    let body = part ? file.subarray(from, to + 1) : file
+    if (trouble.corrupt) {
+      body = Buffer.from(body)
+      body[body.length >> 1] ^= 1
+    }
+    if (trouble.short) body = body.subarray(0, -trouble.short)
+    response.writeHead(part ? 206 : 200, {
+      'content-type': 'application/octet-stream', 'content-length': body.length, 'accept-ranges': 'bytes',
+      etag: trouble.etag ?? `"${path}"`,
+      ...(part && { 'content-range': `bytes ${from}-${Math.min(to, file.length - 1)}/${file.length}` }), ...headers
+    })
+    this.#send(response, trouble.cut ? body.subarray(0, body.length >> 1) : body, trouble.cut)
+  }
+
+  /** @param {import('node:http').ServerResponse} response @param {Buffer} body @param {true} [cut] */
+  async #send (response, body, cut) {
+    const piece = this.speed ? Math.max(1024, this.speed / 20) : body.length || 1
+    for (let at = 0; at < body.length && !response.destroyed; at += piece) {
+      response.write(body.subarray(at, at + piece))
+      this.sent += Math.min(piece, body.length - at)
+      if (this.speed) await new Promise((resolve) => setTimeout(resolve, 1000 * piece / this.speed))
+    }
+    if (cut) setTimeout(() => response.destroy(), 20)
+    else response.end()
+  }
+}
+
+/** `sotto-manifest.json` of these files. @param {Map<string, Buffer>} files */
+export function pinned (files) {
+  return Buffer.from(JSON.stringify({
+    version: 1, chunkBytes: CHUNK,
+    files: [...files].map(([path, bytes]) => ({ path, bytes: bytes.length, sha256: hashes(bytes) }))
+  }))
+}
+
+/** The hash of each chunk. @param {Buffer} bytes */
+export function hashes (bytes) {
+  const all = []
+  for (let at = 0; at < bytes.length; at += CHUNK) all.push(createHash('sha256').update(bytes.subarray(at, at + CHUNK)).digest('hex'))
+  return all
+}
+
+/**
+ * A Hugging Face folder of some 70 MB that the engine can describe: a tiny llama with a long vocabulary, and between its tensors
+ * 30 MB that no text model needs. A longer vocabulary makes it larger; its rows are zero then.
+ * @param {number} [vocabulary] @returns {Map<string, Buffer>}
+ */
+export function tinyModel (vocabulary = 400_000) {
+  const golden = join(REPOSITORY, 'tests/golden/shapes/smollm-hf')
+  const original = readFileSync(join(golden, 'model.safetensors'))
+  const headerLength = Number(original.readBigUInt64LE(0))
+  /** @type {Record<string, { dtype: string, shape: number[], data_offsets: [number, number] }>} */
+  const tensors = JSON.parse(original.subarray(8, 8 + headerLength).toString())
+  const config = JSON.parse(readFileSync(join(golden, 'config.json'), 'utf8'))
+  config.vocab_size = vocabulary
+  /** @type {Record<string, { dtype: string, shape: number[], data_offsets: [number, number] }>} */
+  const header = {}
+  let end = 0
+  const place = (/** @type {string} */ name, /** @type {string} */ dtype, /** @type {number[]} */ shape, bytes = 2) => {
+    const length = shape.reduce((a, b) => a * b, bytes)
+    header[name] = { dtype, shape, data_offsets: [end, end += length] }
+  }
+  place('model.embed_tokens.weight', 'BF16', [config.vocab_size, config.hidden_size])
+  place('vision.tower.weight', 'U8', [30_000_000], 1)
+  for (const [name, { dtype, shape }] of Object.entries(tensors)) if (name !== '__metadata__' && !header[name]) place(name, dtype, shape)
+  const json = Buffer.from(JSON.stringify(header))
+  const weights = Buffer.alloc(8 + json.length + end)
+  weights.writeBigUInt64LE(BigInt(json.length))
+  json.copy(weights, 8)
+  randomFillSync(weights, 8 + json.length, Math.min(end, 100_000_000))
+  return new Map([
+    ['config.json', Buffer.from(JSON.stringify(config))],
+    ['tokenizer.json', readFileSync(join(golden, 'tokenizer.json'))],
+    ['model.safetensors', weights]
+  ])
+}
