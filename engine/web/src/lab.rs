@@ -61,26 +61,26 @@ pub(crate) fn memory_bytes() -> f64 {
         .map_or(0.0, |b| f64::from(b.byte_length()))
 }
 
-/// Reads a `tokenizer.json` and encodes `text` as a page's. Answers JSON: milliseconds of both, entries, tokens, memory.
-#[wasm_bindgen(js_name = measureTokenizer)]
-pub fn measure_tokenizer(json: Vec<u8>, text: &str) -> core::result::Result<String, JsError> {
-    let start = now();
-    let tokenizer = Tokenizer::from_json(&json, None).map_err(thrown)?;
-    drop(json);
-    let loaded = now();
-    let tokens = tokenizer.encode(text, Specials::Off).len();
-    let report = serde_json::json!({
-        "loadMs": loaded - start,
-        "encodeMs": now() - loaded,
-        "entries": tokenizer.vocab_len(),
-        "tokens": tokens,
-        "wasmMemoryBytes": memory_bytes(),
-    });
-    Ok(report.to_string())
-}
-
 #[wasm_bindgen]
 impl Lab {
+    /// Reads a `tokenizer.json` and encodes `text` as a page's. Answers JSON: milliseconds of both, entries, tokens, memory.
+    #[wasm_bindgen(js_name = measureTokenizer)]
+    pub fn measure_tokenizer(json: Vec<u8>, text: &str) -> core::result::Result<String, JsError> {
+        let start = now();
+        let tokenizer = Tokenizer::from_json(&json, None).map_err(thrown)?;
+        drop(json);
+        let loaded = now();
+        let tokens = tokenizer.encode(text, Specials::Off).len();
+        let report = serde_json::json!({
+            "loadMs": loaded - start,
+            "encodeMs": now() - loaded,
+            "entries": tokenizer.vocab_len(),
+            "tokens": tokens,
+            "wasmMemoryBytes": memory_bytes(),
+        });
+        Ok(report.to_string())
+    }
+
     /// Loads a GGUF of `bytes` bytes on `device`: "cpu" (the fast path), "reference", or "gpu" (any adapter).
     pub async fn load(url: &str, bytes: f64, device: &str) -> core::result::Result<Lab, JsError> {
         let start = now();
