@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { test } from 'node:test'
+import { mock, test } from 'node:test'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 /** @import { FromEngine } from '../../offscreen/pkg/engine.js' */
 
@@ -50,7 +50,12 @@ test('the shipped engine understands every message to it, and answers in the for
   initSync({ module: readFileSync(join(PKG, 'engine_plain_bg.wasm')) })
   /** @type {FromEngine[]} */
   const heard = []
-  const session = new Session((/** @type {string} */ _client, /** @type {FromEngine} */ message) => heard.push(message))
+  // The engine looks for a graphics adapter in the worker it runs in: this one has none.
+  class Worker { static [Symbol.hasInstance] (/** @type {unknown} */ value) { return value === globalThis } }
+  for (const [name, value] of Object.entries({ WorkerGlobalScope: Worker, DedicatedWorkerGlobalScope: Worker, navigator: {} })) Object.defineProperty(globalThis, name, { value, configurable: true })
+  // Nothing may be opened here, so nothing may be fetched either.
+  const session = new Session((/** @type {string} */ _client, /** @type {FromEngine} */ message) => heard.push(message), async () => false)
+  const fetched = mock.method(globalThis, 'fetch', () => Promise.reject(new Error('no network in this test')))
   session.connect('1')
   for (const { file, type, value } of fixtures) {
     if (type !== 'ToEngine') continue
@@ -69,4 +74,5 @@ test('the shipped engine understands every message to it, and answers in the for
     for (const part of [message, ...inner]) assert.ok(known.has(form(part)), `no fixture has the form of ${JSON.stringify(part)}`)
   }
   assert.ok(heard.some(({ type }) => type === 'update') && heard.some(({ type }) => type === 'attached'), 'the engine said nothing')
+  assert.deepEqual(fetched.mock.calls.map((call) => String(call.arguments[0])).filter((address) => !/starter/.test(address)), [])
 })
