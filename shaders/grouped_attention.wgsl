@@ -86,7 +86,7 @@ fn attend(
     workgroupBarrier();
     for (var block = begin; block < end; block += BLOCK) {
         let j = block + lane / 4u;
-        var dots: array<f32, MOST>;
+        var dots = array<f32, MOST>();
         if j < end {
             let key = (j & params.ring) * params.kv_quads + kv_quad;
             for (var i = lane % 4u; i < quads; i += 4u) {
@@ -149,7 +149,7 @@ fn whole(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
     let row = group.z;
     let t = first_token(params.tokens) + row;
     let range = visible(t);
-    var acc: array<vec4<f32>, MOST>;
+    var acc = array<vec4<f32>, MOST>();
     attend(lane, row, group.x * HEADS, group.x / params.groups * quads, range.x, range.y, &acc);
     let line = lane / quads;
     if line < lines() {
@@ -178,7 +178,7 @@ fn part(
     let range = visible(first_token(params.tokens));
     let share = blocks_each(range, groups.y) * BLOCK;
     let begin = min(range.x + group.y * share, range.y);
-    var acc: array<vec4<f32>, MOST>;
+    var acc = array<vec4<f32>, MOST>();
     attend(lane, 0u, group.x * HEADS, group.x / params.groups * quads, begin, min(begin + share, range.y), &acc);
     if lane < HEADS {
         out[((group.x * HEADS + lane) * groups.y + group.y) * (1u + quads)] =
