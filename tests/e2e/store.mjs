@@ -71,7 +71,7 @@ class Page {
 
   /** Fails with that code, and says what to do. @param {FailureCode} code @param {string} [id] */
   async fails (code, id = ID, ms = 60_000) {
-    const { status } = await this.until(['failed', 'here'], id, ms)
+    const { status } = await this.until(['failed'], id, ms)
     check(status.state === 'failed' && status.reason.code === code, `not ${code}: ${JSON.stringify(status)}`)
     check(status.reason.message.length > 20 && status.reason.nextStep.length > 10, `no words: ${JSON.stringify(status.reason)}`)
     return status.reason
@@ -377,7 +377,7 @@ scenario('files of this computer, without a network', async (stage) => {
     await page.fails('notAModel', 'own-model')
     check((await page.stored('own-model'))?.names.includes('manifest.json'), 'the model that was here is gone')
     await page.say({ type: 'cancelGet', model: 'own-model' })
-    await page.here('own-model')
+    await page.until(['here'], 'own-model')
     // Files that are none.
     await page.import([join(folder, 'config.json')])
     await page.fails('notFound', 'own-folder')

@@ -14,7 +14,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let folder = arguments.model()?;
     let paths = files(folder)?;
     if paths.is_empty() {
-        return Err(Error::format(folder.display().to_string(), "this folder holds no files: give the folder of a model"));
+        return Err(Error::format(
+            folder.display().to_string(),
+            "this folder holds no files: give the folder of a model",
+        ));
     }
     let files = paths.iter().map(|path| hash(path)).collect::<Result<Vec<_>>>()?;
     let manifest = PinnedManifest::new(files)?;

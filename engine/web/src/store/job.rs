@@ -385,7 +385,9 @@ impl Job {
         let end = (offset + len).min(total);
         let slice = file.slice_with_f64_and_f64(offset as f64, end as f64).map_err(gone)?;
         let buffer = JsFuture::from(slice.array_buffer()).await.map_err(gone)?;
-        Ok(Part { bytes: Uint8Array::new(buffer.unchecked_ref()), total: Some(total), etag: None })
+        // A file that is changed in the middle is another file.
+        let etag = Some(format!("\"{}\"", file.last_modified()));
+        Ok(Part { bytes: Uint8Array::new(buffer.unchecked_ref()), total: Some(total), etag })
     }
 
     /// Hashes a chunk, and stores it if the hash is right.
