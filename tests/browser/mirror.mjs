@@ -14,7 +14,7 @@ export const CHUNK = 8 << 20
  *
  * What to do other than to answer well: a status, the connection cut in the middle, the whole file in place of a part, a web page, one
  * byte changed, some bytes short, or another ETag.
- * @typedef {{ status?: number, headers?: Record<string, string>, cut?: true, whole?: true, page?: true, corrupt?: true, short?: number, etag?: string }} Trouble
+ * @typedef {{ status?: number, headers?: Record<string, string>, cut?: boolean, whole?: boolean, page?: boolean, corrupt?: boolean, short?: number, etag?: string }} Trouble
  */
 
 export class Mirror {
@@ -71,7 +71,7 @@ export class Mirror {
     this.#send(response, trouble.cut ? body.subarray(0, body.length >> 1) : body, trouble.cut)
   }
 
-  /** @param {import('node:http').ServerResponse} response @param {Buffer} body @param {true} [cut] */
+  /** @param {import('node:http').ServerResponse} response @param {Buffer} body @param {boolean} [cut] */
   async #send (response, body, cut) {
     const piece = this.speed ? Math.max(1024, this.speed / 20) : body.length || 1
     for (let at = 0; at < body.length && !response.destroyed; at += piece) {
