@@ -62,6 +62,20 @@ pub(crate) fn vulkan() -> Result<()> {
     packages("the kernels' native tests", VULKAN)
 }
 
+/// The standard library for WebAssembly. rust-toolchain.toml names it, but rustup leaves it out when it may not install on
+/// its own (`RUSTUP_AUTO_INSTALL=0`) or when the toolchain was there before.
+pub(crate) fn wasm_target() -> Result<()> {
+    let libraries = capture(program("rustc").args(["--print", "target-libdir", "--target", WASM]))?;
+    if Path::new(libraries.trim()).is_dir() {
+        return Ok(());
+    }
+    run(program("rustup").args(["target", "add", WASM]))
+        .map_err(|error| format!("{error}; Rust's standard library for {WASM} is missing: install it with rustup"))
+}
+
+/// What the shipped modules are compiled for.
+pub(crate) const WASM: &str = "wasm32-unknown-unknown";
+
 /// Python's pip, for the starter model.
 pub(crate) fn pip() -> Result<()> {
     if capture(program("python3").args(["-m", "pip", "--version"])).is_ok() {

@@ -137,10 +137,12 @@ fn steps() -> Result<Vec<Step>> {
     let mut steps = vec![
         cargo_step("format", &["fmt", "--all", "--check"]),
         cargo_step("clippy host", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-        cargo_step(
-            "clippy wasm32",
-            &["clippy", "--quiet", "-p", "sotto-web", "--target", "wasm32-unknown-unknown", "--", "-D", "warnings"],
-        ),
+        run("clippy wasm32", minutes(25), || {
+            setup::wasm_target()?;
+            let mut command = cargo();
+            command.args(["clippy", "--quiet", "-p", "sotto-web", "--target", setup::WASM, "--", "-D", "warnings"]);
+            Ok(command)
+        }),
         run("build dist", minutes(25), || Ok(ourselves("build"))),
         check("shipped code calls no network", lints::banned_calls),
         check("wasm imports", lints::wasm_imports),
@@ -261,6 +263,11 @@ fn reference_checks(steps: &mut Vec<Step>) -> Result<()> {
     }
     for (device, path) in [("cpu", "reference"), ("cpu", "fast"), ("gpu", "reference")] {
         for (name, weights, folder) in models.clone() {
+            // The fast path's 8-bit activations are an approximation for models that the CPU serves; at a width of 64 with
+            // random weights it says nothing about those, and Gemma's own 8-bit activations are exact on the reference path.
+            if path == "fast" && folder.parent().is_some_and(|parent| parent.ends_with("gemma4")) {
+                continue;
+            }
             let title = if device == "gpu" { format!("check {name}, gpu") } else { format!("check {name}, {path}") };
             steps.push(run(title, minutes(15), move || {
                 let weights = if weights.as_os_str().is_empty() { model::fetch()? } else { weights.clone() };

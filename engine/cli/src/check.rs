@@ -2,22 +2,41 @@
 
 use std::path::Path;
 
+use sotto_core::check::fixture::{self, Ranges};
 use sotto_core::check::{self, Line};
 use sotto_core::cpu::CpuPath;
+use sotto_core::model::Stages;
 use sotto_core::{Error, Result};
 
 use crate::arguments::{Arguments, DeviceChoice};
 use crate::load;
 
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    let model = load::open(arguments.model()?)?;
     let device = arguments.device(CpuPath::Reference)?;
     let mut failed = 0;
     let mut report = |line: Line| {
         failed += u32::from(!line.pass);
         println!("{line}");
     };
-    let mut generator = load::generator(&model, device)?;
+    // A folder made as a fixture holds its reference beside its weights.
+    let folder = arguments.text("reference").map_or(arguments.model()?.as_path(), Path::new);
+    let fixture = std::fs::read(folder.join("reference.json")).ok().and_then(|json| fixture::parse(&json));
+    if let Some(fixture) = fixture {
+        let weights = load::Weights::open(arguments.model()?)?;
+        let tensors = check::parse_tensors(&load::read(&folder.join("reference.safetensors"))?)?;
+        if device == DeviceChoice::Cpu(CpuPath::Fast) {
+            let top_1 = arguments.number("top-1", check::TOP_1)?;
+            let open = |path| weights.generator(DeviceChoice::Cpu(path), Stages::Dropped, Ranges::Kept);
+            let (mut fast, mut exact) = (open(CpuPath::Fast)?, open(CpuPath::Reference)?);
+            pollster::block_on(check::fast(&mut fast, &mut exact, &fixture.into(), top_1, &mut report))?;
+            return Ok(summary(failed));
+        }
+        let open = async |stages, ranges| weights.generator(device, stages, ranges);
+        pollster::block_on(fixture::check(open, &fixture, &tensors, &mut report))?;
+        return Ok(summary(failed));
+    }
+    let model = load::open(arguments.model()?)?;
+    let mut generator = load::generator(&model, device, Stages::Kept)?;
     report(Line {
         name: "weights".into(),
         error: None,
@@ -34,7 +53,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         check::tokenization(&model.model.tokenizer, &reference, &mut report);
         if device == DeviceChoice::Cpu(CpuPath::Fast) {
             let top_1 = arguments.number("top-1", check::TOP_1)?;
-            let mut exact = load::generator(&model, DeviceChoice::Cpu(CpuPath::Reference))?;
+            let mut exact = load::generator(&model, DeviceChoice::Cpu(CpuPath::Reference), Stages::Dropped)?;
             pollster::block_on(check::fast(&mut generator, &mut exact, &reference, top_1, &mut report))?;
         } else {
             pollster::block_on(check::exact(&mut generator, &reference, &tensors, &mut report))?;
@@ -43,9 +62,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         // Without a reference the exact CPU path is the reference.
         return Err(Error::format("--reference", "is missing: name the folder that holds reference.json"));
     }
+    Ok(summary(failed))
+}
+
+fn summary(failed: u32) -> bool {
     match failed {
         0 => println!("all checks passed"),
         n => println!("{n} checks FAILED"),
     }
-    Ok(failed == 0)
+    failed == 0
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use sotto_core::cpu::CpuPath;
 use sotto_core::generate::{Generator, Progress};
+use sotto_core::model::Stages;
 use sotto_core::sampler::{Sampler, SamplerOptions};
 use sotto_core::tokenizer::{Detokenizer, Message, Role, Specials};
 use sotto_core::{Error, Result};
@@ -36,7 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         seed: arguments.number("seed", 0)?,
     };
     let mut sampler = Sampler::new(sampling)?;
-    let mut generator = load::generator(&opened, arguments.device(CpuPath::Fast)?)?;
+    let mut generator = load::generator(&opened, arguments.device(CpuPath::Fast)?, Stages::Dropped)?;
     let mut detokenizer = Detokenizer::new(&model.tokenizer, true);
     let mut history = prompt.clone();
     generator.start(&prompt)?;
@@ -64,7 +65,7 @@ fn next(generator: &mut Generator) -> Result<Vec<f32>> {
 
 pub(crate) fn bench(arguments: &Arguments) -> Result<bool> {
     let opened = load::open(arguments.model()?)?;
-    let mut generator = load::generator(&opened, arguments.device(CpuPath::Fast)?)?;
+    let mut generator = load::generator(&opened, arguments.device(CpuPath::Fast)?, Stages::Dropped)?;
     let new: usize = arguments.number("new", 64)?;
     let vocab = opened.model.tokenizer.vocab_len() as u32;
     let mut rows = Vec::new();

@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use sotto_core::check::fixture::Ranges;
 use sotto_core::formats::disk::DiskModel;
 use sotto_core::generate::{Executor, Generator};
 use sotto_core::gpu::{self, GpuExecutor, Options};
-use sotto_core::model::Model;
+use sotto_core::model::{Model, Network, Stages};
+use sotto_core::weights::Zeroed;
 use sotto_core::{Error, Result};
 
 use crate::arguments::DeviceChoice;
@@ -17,6 +19,11 @@ const CONTEXT: usize = 8192;
 /// A model and where its files are.
 pub(crate) struct Opened {
     pub(crate) model: Model,
+    disk: DiskModel,
+}
+
+/// A model without its tokenizer, for checks with ids.
+pub(crate) struct Weights {
     disk: DiskModel,
 }
 
@@ -31,19 +38,39 @@ pub(crate) fn open(path: &Path) -> Result<Opened> {
     Ok(Opened { model: Model::open(&disk.description)?, disk })
 }
 
+impl Weights {
+    /// Reads the headers of a GGUF file or a Hugging Face folder.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        Ok(Self { disk: DiskModel::open(path)? })
+    }
+
+    /// Streams the weights into an executor for `device`.
+    pub(crate) fn generator(&self, device: DeviceChoice, stages: Stages, ranges: Ranges) -> Result<Generator> {
+        let network = Network::open(&self.disk.description, stages)?;
+        generator_of(&network, &self.disk, device, ranges)
+    }
+}
+
 /// Streams a model's weights into an executor for `device`.
-pub(crate) fn generator(opened: &Opened, device: DeviceChoice) -> Result<Generator> {
-    let model = &opened.model;
-    let context = model.context.min(CONTEXT);
+pub(crate) fn generator(opened: &Opened, device: DeviceChoice, stages: Stages) -> Result<Generator> {
+    let network = Network::open(&opened.disk.description, stages)?;
+    generator_of(&network, &opened.disk, device, Ranges::Kept)
+}
+
+fn generator_of(network: &Network, disk: &DiskModel, device: DeviceChoice, ranges: Ranges) -> Result<Generator> {
+    let context = disk.description.architecture.context().min(CONTEXT);
     let mut executor = match device {
-        DeviceChoice::Cpu(path) => Executor::Cpu(Box::new(model.cpu(path)?)),
+        DeviceChoice::Cpu(path) => Executor::Cpu(Box::new(network.cpu(path)?)),
         DeviceChoice::Gpu => {
             let options = Options { max_positions: context, ..Options::default() };
-            let opened =
-                async { GpuExecutor::new(&gpu::open_native().await?, &model.recording, &model.weights, options).await };
+            let (recording, weights) = (&network.recording, &network.weights);
+            let opened = async { GpuExecutor::new(&gpu::open_native().await?, recording, weights, options).await };
             Executor::Gpu(Box::new(pollster::block_on(opened)?))
         }
     };
-    opened.disk.stream(&mut executor)?;
-    Ok(Generator::new(executor, Arc::clone(&model.recording), context))
+    match ranges {
+        Ranges::Kept => disk.stream(&mut executor)?,
+        Ranges::Ignored => disk.stream(&mut Zeroed { sink: &mut executor, weights: network.ranges() })?,
+    }
+    Ok(Generator::new(executor, Arc::clone(&network.recording), context))
 }

@@ -1,19 +1,66 @@
 //! A model opened from its files' headers: forward pass, weights' table, tokenizer. The weights themselves stream in after.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::cpu::{CpuExecutor, CpuPath};
 use crate::error::{Error, Result};
 use crate::formats::gguf::{Metadata, NumberArray};
 use crate::formats::{Architecture, ModelDescription, TokenizerSource, WeightFile};
-use crate::models::llama;
+use crate::kernels::Op;
+use crate::models::{gemma4, llama};
 use crate::recording::Recording;
 use crate::tokenizer::{ChatFormat, GgufTokenizer, Tokenizer};
-use crate::weights::WeightTable;
+use crate::weights::{WeightId, WeightTable};
+
+/// A forward pass and the weights it needs: all that running ids takes.
+pub struct Network {
+    /// The forward pass.
+    pub recording: Arc<Recording>,
+    /// What has to stream in, and from where.
+    pub weights: WeightTable,
+}
+
+/// Whether a recording keeps the points where a check reads its buffers. Executors join nothing across them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stages {
+    /// For answering.
+    Dropped,
+    /// For checking.
+    Kept,
+}
+
+impl Network {
+    /// Records the forward pass of a described model.
+    pub fn open(description: &ModelDescription, stages: Stages) -> Result<Self> {
+        let mut recording = match &description.architecture {
+            Architecture::Llama { config, tensors } => llama::forward(config, tensors, &description.weights)?,
+            Architecture::Gemma4 { config, tensors } => gemma4::forward(config, tensors)?,
+        };
+        if stages == Stages::Dropped {
+            recording.stages.clear();
+        }
+        Ok(Self { recording: Arc::new(recording), weights: description.weights.clone() })
+    }
+
+    /// An executor for the CPU, ready for the weights to stream in.
+    pub fn cpu(&self, path: CpuPath) -> Result<CpuExecutor> {
+        CpuExecutor::new(Arc::clone(&self.recording), &self.weights, path)
+    }
+
+    /// The scales of static activation ranges.
+    pub fn ranges(&self) -> BTreeSet<WeightId> {
+        let ranges = self.recording.ops.iter().filter_map(|op| match op {
+            Op::MatMul(op) => op.range,
+            _ => None,
+        });
+        ranges.flat_map(|range| [range.input, range.output]).collect()
+    }
+}
 
 /// A model that knows everything but its weights' values.
 pub struct Model {
-    /// "llama".
+    /// "llama" or "gemma4".
     pub architecture: &'static str,
     /// The forward pass.
     pub recording: Arc<Recording>,
@@ -35,15 +82,14 @@ impl Model {
     /// Records the forward pass of a described model and builds its tokenizer.
     pub fn open(description: &ModelDescription) -> Result<Self> {
         let tokenizer = open_tokenizer(&description.tokenizer)?;
-        let Architecture::Llama { config, tensors } = &description.architecture;
-        let recording = llama::forward(config, tensors, &description.weights)?;
+        let Network { recording, weights } = Network::open(description, Stages::Dropped)?;
         Ok(Self {
-            architecture: "llama",
-            recording: Arc::new(recording),
-            weights: description.weights.clone(),
+            architecture: description.architecture.name(),
+            recording,
+            weights,
             files: description.files.clone(),
             tokenizer,
-            context: config.context,
+            context: description.architecture.context(),
             bos: description.bos,
             eos: description.eos.clone(),
         })
@@ -72,6 +118,9 @@ fn open_tokenizer(source: &TokenizerSource) -> Result<Tokenizer> {
             Tokenizer::from_json(tokenizer.as_bytes(), config.as_deref().map(str::as_bytes))
         }
         TokenizerSource::Gguf(metadata) => gguf_tokenizer(metadata),
+        TokenizerSource::Absent => {
+            Err(Error::format("tokenizer.json", "the model's folder does not have this file: add it"))
+        }
     }
 }
 

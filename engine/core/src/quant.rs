@@ -34,6 +34,13 @@ pub enum QuantType {
     Q5_K,
     /// Blocks of 256: 16 groups of 16 with 8-bit scales, 6-bit codes minus 32.
     Q6_K,
+    /// Four codes a byte, lowest bits first, minus 2. The scales lie in a tensor of their own:
+    /// [`WeightSpec::scales`](crate::weights::WeightSpec::scales).
+    Int2,
+    /// Two codes a byte, low nibble first, minus 8. Scales as for [`Self::Int2`].
+    Int4,
+    /// Signed bytes. Scales as for [`Self::Int2`].
+    Int8,
 }
 
 /// Scale and minimum of a group of codes: `value = scale · code + min`.
@@ -49,8 +56,8 @@ pub struct Group {
 pub const MAX_BLOCK: usize = 256;
 
 impl QuantType {
-    /// Every type, for tests and tables.
-    pub const ALL: [QuantType; 11] = [
+    /// The types whose blocks hold all that a value needs: those of GGUF files, and floats.
+    pub const SELF_CONTAINED: [QuantType; 11] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -67,7 +74,9 @@ impl QuantType {
     /// Elements in a block; a row is a whole number of blocks.
     pub const fn block_len(self) -> usize {
         match self {
-            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::F32 | Self::F16 | Self::BF16 | Self::Int8 => 1,
+            Self::Int4 => 2,
+            Self::Int2 => 4,
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
             Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
         }
@@ -78,6 +87,7 @@ impl QuantType {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
+            Self::Int2 | Self::Int4 | Self::Int8 => 1,
             Self::Q4_0 => 18,
             Self::Q4_1 => 20,
             Self::Q5_0 => 22,
@@ -89,10 +99,10 @@ impl QuantType {
         }
     }
 
-    /// Elements that share a scale and a minimum (0 for floats).
+    /// Elements of a block that share a scale and a minimum (0 for floats, and where scales lie elsewhere).
     pub const fn group_len(self) -> usize {
         match self {
-            Self::F32 | Self::F16 | Self::BF16 => 0,
+            Self::F32 | Self::F16 | Self::BF16 | Self::Int2 | Self::Int4 | Self::Int8 => 0,
             Self::Q6_K => 16,
             _ => 32,
         }
@@ -101,6 +111,11 @@ impl QuantType {
     /// True when the codes are unsigned and fit 4 bits once `min` absorbs their offset (Q4_0, Q4_1, Q4_K).
     pub const fn fits_4_bits(self) -> bool {
         matches!(self, Self::Q4_0 | Self::Q4_1 | Self::Q4_K)
+    }
+
+    /// True when the scales lie in a tensor of their own (Int2, Int4, Int8).
+    pub const fn has_own_scales(self) -> bool {
+        matches!(self, Self::Int2 | Self::Int4 | Self::Int8)
     }
 
     /// True for F32, F16 and BF16.
@@ -124,12 +139,22 @@ impl QuantType {
     /// Decodes one quantized block into codes (`block_len`) and groups (`block_len / group_len`).
     ///
     /// Codes of Q4_0, Q4_1 and Q4_K are 0..=15 (Q4_0's offset is in `min`), those of Q5_1 and Q5_K 0..=31; Q5_0 is
-    /// −16..=15, Q6_K −32..=31, Q8_0 −128..=127. `block` must be `block_bytes` long. Floats have no codes: nothing is
+    /// −16..=15, Q6_K −32..=31, Q8_0 and Int8 −128..=127, Int4 −8..=7, Int2 −2..=1 (these three have no groups). `block` must be `block_bytes` long. Floats have no codes: nothing is
     /// written for them.
     pub fn decode_block(self, block: &[u8], codes: &mut [i8], groups: &mut [Group]) {
         let half_at = |i: usize| f16::from_le_bytes([block[i], block[i + 1]]).to_f32();
         match self {
             Self::F32 | Self::F16 | Self::BF16 => {}
+            Self::Int8 => codes[0] = block[0] as i8,
+            Self::Int4 => {
+                codes[0] = (block[0] & 15) as i8 - 8;
+                codes[1] = (block[0] >> 4) as i8 - 8;
+            }
+            Self::Int2 => {
+                for (j, code) in codes.iter_mut().enumerate().take(4) {
+                    *code = (block[0] >> (2 * j) & 3) as i8 - 2;
+                }
+            }
             Self::Q4_0 | Self::Q4_1 => {
                 let (scale, min, first) = match self {
                     Self::Q4_0 => (half_at(0), -8.0 * half_at(0), 2),
@@ -202,7 +227,8 @@ impl QuantType {
         }
     }
 
-    /// Dequantizes whole blocks: `bytes` holds `out.len()` elements.
+    /// Dequantizes whole blocks: `bytes` holds `out.len()` elements. Where scales lie in a tensor of their own, `out` gets
+    /// the codes: [`apply_scales`] does the rest.
     pub fn dequantize(self, bytes: &[u8], out: &mut [f32]) {
         match self {
             Self::F32 => {
@@ -220,6 +246,13 @@ impl QuantType {
                     *v = bf16::from_le_bytes([b[0], b[1]]).to_f32();
                 }
             }
+            Self::Int2 | Self::Int4 | Self::Int8 => {
+                let mut codes = [0i8; 4];
+                for (values, block) in out.chunks_exact_mut(self.block_len()).zip(bytes) {
+                    self.decode_block(core::slice::from_ref(block), &mut codes, &mut []);
+                    values.iter_mut().zip(codes).for_each(|(v, code)| *v = f32::from(code));
+                }
+            }
             _ => {
                 let (mut codes, mut groups) = ([0i8; MAX_BLOCK], [Group::default(); MAX_BLOCK / 16]);
                 for (values, block) in
@@ -233,6 +266,16 @@ impl QuantType {
                 }
             }
         }
+    }
+}
+
+/// Turns a row of codes into values: each of `scales` belongs to an equal stretch of the row.
+pub fn apply_scales(row: &mut [f32], scales: &[f32]) {
+    if scales.is_empty() {
+        return;
+    }
+    for (values, scale) in row.chunks_exact_mut((row.len() / scales.len()).max(1)).zip(scales) {
+        values.iter_mut().for_each(|v| *v *= scale);
     }
 }
 
@@ -259,6 +302,8 @@ pub fn check_block_scales(quant: QuantType, what: &str, bytes: &[u8]) -> Result<
             blocks.position(|b| half_is_bad(b, 0) || half_is_bad(b, 2))
         }
         QuantType::Q6_K => blocks.position(|b| half_is_bad(b, 208)),
+        // Codes alone; their scales are a tensor of floats.
+        QuantType::Int2 | QuantType::Int4 | QuantType::Int8 => None,
     };
     match bad {
         None => Ok(()),
@@ -273,6 +318,24 @@ pub fn check_block_scales(quant: QuantType, what: &str, bytes: &[u8]) -> Result<
 mod tests {
     use super::*;
 
+    #[test]
+    fn packed_codes_come_lowest_bits_first_and_take_their_scales_from_elsewhere() {
+        for (quant, bytes, expected) in [
+            (QuantType::Int2, &[0b11_10_01_00, 0b00_00_00_11][..], &[-2.0, -1.0, 0.0, 1.0, 1.0, -2.0, -2.0, -2.0][..]),
+            (QuantType::Int4, &[0xf0, 0x78], &[-8.0, 7.0, 0.0, -1.0]),
+            (QuantType::Int8, &[0x80, 0x7f], &[-128.0, 127.0]),
+        ] {
+            let mut row = vec![0.0; expected.len()];
+            quant.dequantize(bytes, &mut row);
+            assert_eq!(row, expected, "{quant:?}");
+            apply_scales(&mut row, &[2.0, 0.5]);
+            let half = expected.len() / 2;
+            let scaled: Vec<f32> =
+                expected.iter().enumerate().map(|(i, v)| v * if i < half { 2.0 } else { 0.5 }).collect();
+            assert_eq!(row, scaled, "{quant:?}");
+        }
+    }
+
     fn golden(quant: QuantType) -> (Vec<u8>, Vec<f32>) {
         let path = format!("{}/../../tests/golden/quants/{quant:?}.bin", env!("CARGO_MANIFEST_DIR"));
         let file = std::fs::read(path).unwrap();
@@ -285,7 +348,7 @@ mod tests {
 
     #[test]
     fn every_type_decodes_to_exactly_what_the_gguf_package_says() {
-        for quant in QuantType::ALL {
+        for quant in QuantType::SELF_CONTAINED {
             let (blocks, expected) = golden(quant);
             let mut got = vec![f32::NAN; expected.len()];
             quant.dequantize(&blocks, &mut got);
@@ -323,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_scale_that_is_not_finite_is_found_wherever_it_is() {
-        for quant in QuantType::ALL {
+        for quant in QuantType::SELF_CONTAINED {
             let (blocks, _) = golden(quant);
             check_block_scales(quant, "w", &blocks).unwrap();
             let bytes = quant.block_bytes();

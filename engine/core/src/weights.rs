@@ -1,5 +1,7 @@
 //! The weights' table: what a model needs, where it lies in its files, and the stream from file to executor.
 
+use std::collections::BTreeSet;
+
 use crate::error::{Error, Result};
 use crate::quant::{QuantType, check_block_scales};
 
@@ -27,6 +29,10 @@ pub enum WeightRole {
     Gathered,
     /// `[1, D]`: a norm's weight or a bias; read as f32.
     Vector,
+    /// `[1, 1]`: an activation's scale or a layer's gain; read as f32.
+    Scalar,
+    /// `[N, g]`: scales of a matrix whose codes lie in another tensor, each for `K / g` columns of its row; read as f32.
+    Scales,
 }
 
 /// One weight: shape `[rows, cols]`, stored type, place in the files.
@@ -44,6 +50,8 @@ pub struct WeightSpec {
     pub role: WeightRole,
     /// Its bytes.
     pub location: Location,
+    /// Where the scales are, for types that have them in a tensor of their own.
+    pub scales: Option<WeightId>,
     /// A low-rank correction added to the product, `y += B·(A·x)`: A is `[r, K]`, B is `[N, r]`.
     pub adapter: Option<(WeightId, WeightId)>,
 }
@@ -110,6 +118,23 @@ pub trait WeightSink {
     /// Whole rows of a weight, in file order, starting at `first_row`. Rows of one weight come in order; weights come in
     /// file order.
     fn rows(&mut self, id: WeightId, spec: &WeightSpec, first_row: usize, bytes: &[u8]) -> Result<()>;
+}
+
+/// Hands weights on, some of them as zeros: a static range of 0 leaves activations as they are.
+pub struct Zeroed<'a> {
+    /// Where they go.
+    pub sink: &'a mut dyn WeightSink,
+    /// Those that become zeros.
+    pub weights: BTreeSet<WeightId>,
+}
+
+impl WeightSink for Zeroed<'_> {
+    fn rows(&mut self, id: WeightId, spec: &WeightSpec, first_row: usize, bytes: &[u8]) -> Result<()> {
+        match self.weights.contains(&id) {
+            true => self.sink.rows(id, spec, first_row, &vec![0; bytes.len()]),
+            false => self.sink.rows(id, spec, first_row, bytes),
+        }
+    }
 }
 
 /// Rows handed to a sink at once are at most this many bytes (or one row, if that is longer).
@@ -221,6 +246,7 @@ mod tests {
             quant: QuantType::F32,
             role: WeightRole::Matrix,
             location: Location { file: 0, offset, len: rows.wrapping_mul(cols).wrapping_mul(4) as u64 },
+            scales: None,
             adapter: None,
         }
     }

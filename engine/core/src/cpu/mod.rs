@@ -8,8 +8,8 @@ use std::sync::Arc;
 use self::fast::{Activations, FastKv, FastMatrix};
 use crate::error::{Error, Result};
 use crate::kernels::matmul::Store;
-use crate::kernels::{self, Attention, Embed, MatMul, Op, rope};
-use crate::quant::QuantType;
+use crate::kernels::{self, Attention, Embed, Gain, MatMul, Op, RmsNorm, rope};
+use crate::quant::{QuantType, apply_scales};
 use crate::recording::{BufferId, KvInfo, Recording, Rows, Step};
 use crate::weights::{WeightId, WeightRole, WeightSink, WeightSpec, WeightTable};
 
@@ -62,6 +62,7 @@ pub struct CpuExecutor {
     path: CpuPath,
     weights: Vec<Weight>,
     shapes: Vec<(usize, usize)>,
+    scales: Vec<Option<WeightId>>,
     buffers: Vec<Vec<f32>>,
     kv: Vec<KvCache>,
     row: Vec<f32>,
@@ -81,6 +82,7 @@ impl CpuExecutor {
             path,
             weights: (0..table.len()).map(|_| Weight::Missing).collect(),
             shapes: table.iter().map(|(_, s)| (s.rows, s.cols)).collect(),
+            scales: table.iter().map(|(_, s)| s.scales).collect(),
             buffers: recording.buffers.iter().map(|_| Vec::new()).collect(),
             kv: kv.collect::<Result<_>>()?,
             row: Vec::new(),
@@ -156,23 +158,18 @@ impl CpuExecutor {
         match op {
             Op::Embed(op) => self.embed(op, tokens),
             Op::RmsNorm(op) => {
-                let mut out = self.take(op.out);
-                let weight = op.weight.map(|w| self.vector(w));
-                let norm = match self.path {
-                    CpuPath::Reference => kernels::rms_norm::reference,
-                    CpuPath::Fast => fast::rms_norm,
-                };
-                norm(self.read(op.x), weight, op.width, op.eps, &mut out);
-                self.put(op.out, out);
+                self.rms_norm(op);
                 Ok(())
             }
             Op::MatMul(op) => self.matmul(op),
             Op::Rope(op) => {
                 let mut x = self.take(op.x);
                 let frequencies = &self.recording.rope[op.table.0 as usize];
-                let width = x.len() / step.tokens;
+                let width = self.recording.info(op.x).cols;
+                // One row is the last token's.
+                let first = step.position + step.tokens - x.len() / width;
                 for (t, row) in x.chunks_exact_mut(width).enumerate() {
-                    let angles = rope::angles(frequencies, step.position + t);
+                    let angles = rope::angles(frequencies, first + t);
                     match self.path {
                         CpuPath::Reference => rope::reference(row, op.head_dim, op.pairing, &angles),
                         CpuPath::Fast => fast::rope(row, op.head_dim, op.pairing, &angles),
@@ -202,7 +199,11 @@ impl CpuExecutor {
                     CpuPath::Reference => kernels::gated_activation::reference,
                     CpuPath::Fast => fast::gated_activation,
                 };
-                gated(&mut gate, self.read(op.up), op.activation);
+                let (up, cols) = (self.read(op.up), self.recording.info(op.gate).cols);
+                let ups = up.chunks_exact(self.recording.info(op.up).cols);
+                for (gate, up) in gate.chunks_exact_mut(cols).zip(ups) {
+                    gated(gate, &up[op.first_column..op.first_column + cols], op.activation);
+                }
                 self.put(op.gate, gate);
                 Ok(())
             }
@@ -214,21 +215,76 @@ impl CpuExecutor {
                 self.put(op.out, out);
                 Ok(())
             }
+            Op::SoftCap(op) => {
+                let mut x = self.take(op.x);
+                kernels::soft_cap::reference(&mut x, op.cap);
+                self.put(op.x, x);
+                Ok(())
+            }
         }
+    }
+
+    fn rms_norm(&mut self, op: &RmsNorm) {
+        let mut out = self.take(op.out);
+        let weight = op.weight.map(|w| self.vector(w));
+        let norm = match self.path {
+            CpuPath::Reference => kernels::rms_norm::reference,
+            CpuPath::Fast => fast::rms_norm,
+        };
+        match op.store {
+            Store::Replace => norm(self.read(op.x), weight, op.width, op.eps, &mut out),
+            Store::Add => {
+                let mut normed = core::mem::take(&mut self.row);
+                normed.resize(out.len(), 0.0);
+                let weight = op.weight.map(|w| self.vector(w));
+                norm(self.read(op.x), weight, op.width, op.eps, &mut normed);
+                out.iter_mut().zip(&normed).for_each(|(out, n)| *out += n);
+                self.row = normed;
+            }
+        }
+        let gain = match op.gain {
+            Gain::One => None,
+            Gain::Constant(gain) => Some(gain),
+            Gain::Learned(id) => Some(self.scalar(id)),
+        };
+        if let Some(gain) = gain {
+            out.iter_mut().for_each(|v| *v *= gain);
+        }
+        self.put(op.out, out);
     }
 
     fn embed(&mut self, op: &Embed, tokens: &[u32]) -> Result<()> {
         let (rows, cols) = self.shapes[op.table.0 as usize];
         let mut out = self.take(op.out);
-        for (row, &token) in out.chunks_exact_mut(cols).zip(tokens) {
+        let mut whole = core::mem::take(&mut self.row);
+        whole.resize(cols, 0.0);
+        let width = self.recording.info(op.out).cols;
+        // One row is the last token's.
+        let tokens = &tokens[tokens.len() - out.len() / width..];
+        for (out, &token) in out.chunks_exact_mut(width).zip(tokens) {
             if token as usize >= rows {
                 return Err(Error::format("token id", format!("{token} is beyond the vocabulary of {rows}")));
             }
-            self.weights[op.table.0 as usize].row(token as usize, row);
-            kernels::embed::reference(op.scale, row);
+            self.row(op.table, token as usize, &mut whole);
+            out.copy_from_slice(&whole[op.first_column..op.first_column + width]);
+            kernels::embed::reference(op.scale, out);
         }
+        self.row = whole;
         self.put(op.out, out);
         Ok(())
+    }
+
+    /// A row of a matrix as values, its scales applied wherever they lie.
+    fn row(&self, id: WeightId, row: usize, out: &mut [f32]) {
+        self.weights[id.0 as usize].row(row, out);
+        if let (Some(scales), Weight::Stored { .. }) = (self.scales[id.0 as usize], &self.weights[id.0 as usize]) {
+            let groups = self.shapes[scales.0 as usize].1;
+            apply_scales(out, self.vector(scales).get(row * groups..(row + 1) * groups).unwrap_or_default());
+        }
+    }
+
+    fn scalar(&self, id: WeightId) -> f32 {
+        self.vector(id).first().copied().unwrap_or_default()
     }
 
     fn matmul(&mut self, op: &MatMul) -> Result<()> {
@@ -257,12 +313,20 @@ impl CpuExecutor {
     fn matmul_reference(&mut self, op: &MatMul, rows: usize, cols: usize, out: &mut [f32]) {
         let mut row = core::mem::take(&mut self.row);
         row.resize(cols, 0.0);
-        let x = self.read(op.x);
+        let (input, output) = op.range.map_or((0.0, 0.0), |r| (self.scalar(r.input), self.scalar(r.output)));
+        let on_grid: Vec<f32>;
+        let x = match input {
+            0.0 => self.read(op.x),
+            scale => {
+                on_grid = self.read(op.x).iter().map(|x| kernels::matmul::on_grid(*x, scale)).collect();
+                &on_grid
+            }
+        };
         for n in 0..rows {
-            self.weights[op.weight.0 as usize].row(n, &mut row);
+            self.row(op.weight, n, &mut row);
             let bias = op.bias.map_or(0.0, |b| self.vector(b)[n]);
             for (x, y) in x.chunks_exact(cols).zip(out.chunks_exact_mut(rows)) {
-                let sum = kernels::matmul::reference(&row, x) + bias;
+                let sum = kernels::matmul::on_grid(kernels::matmul::reference(&row, x), output) + bias;
                 match op.store {
                     Store::Replace => y[n] = sum,
                     Store::Add => y[n] += sum,
@@ -288,8 +352,10 @@ impl CpuExecutor {
 fn attention_reference(op: &Attention, step: Step, q: &[f32], info: KvInfo, kv: (&[f32], &[f32]), out: &mut [f32]) {
     let (d, stride) = (info.head_dim, info.heads * info.head_dim);
     let group = op.heads / info.heads;
-    for t in 0..step.tokens {
-        let visible = op.visible(step.position + t);
+    // One row is the last token's.
+    let rows = q.len() / (op.heads * d);
+    for t in 0..rows {
+        let visible = op.visible(step.position + step.tokens - rows + t);
         for h in 0..op.heads {
             let at = (t * op.heads + h) * d;
             let first = visible.start * stride + h / group * d;
@@ -304,14 +370,19 @@ impl WeightSink for CpuExecutor {
     fn rows(&mut self, id: WeightId, spec: &WeightSpec, first_row: usize, bytes: &[u8]) -> Result<()> {
         let weight = &mut self.weights[id.0 as usize];
         match spec.role {
-            WeightRole::Vector => {
-                let mut values = vec![0.0; spec.cols];
+            WeightRole::Vector | WeightRole::Scalar | WeightRole::Scales => {
+                let mut values = vec![0.0; bytes.len() / spec.quant.block_bytes() * spec.quant.block_len()];
                 spec.quant.dequantize(bytes, &mut values);
-                *weight = Weight::Vector(values);
+                match weight {
+                    Weight::Vector(before) => before.append(&mut values),
+                    _ => *weight = Weight::Vector(values),
+                }
             }
             WeightRole::Matrix | WeightRole::Gathered => {
                 if let Weight::Missing = weight {
-                    *weight = match self.path {
+                    // Codes whose scales lie elsewhere have no fast form: their products run as the reference does.
+                    let path = if spec.quant.has_own_scales() { CpuPath::Reference } else { self.path };
+                    *weight = match path {
                         CpuPath::Reference => Weight::Stored {
                             quant: spec.quant,
                             cols: spec.cols,

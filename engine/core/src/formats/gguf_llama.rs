@@ -110,6 +110,15 @@ fn rope(gguf: &Gguf, head_dim: usize, divisors: Option<&[u8]>) -> Result<Vec<f64
         frequencies.iter_mut().for_each(|f| *f /= factor);
     }
 
+    for (f, divisor) in frequencies.iter_mut().zip(divisors_of(gguf, head_dim, divisors)?) {
+        *f /= divisor;
+    }
+    Ok(frequencies)
+}
+
+/// The divisors of rotary frequencies that the file holds, `[d/2]`, or none; `divisors` are the bytes of [`ROPE_DIVISORS`].
+pub(super) fn divisors_of(gguf: &Gguf, head_dim: usize, divisors: Option<&[u8]>) -> Result<Vec<f64>> {
+    let mut values = Vec::new();
     if let Some(info) = gguf.tensors.get(ROPE_DIVISORS) {
         if info.dtype != super::Dtype::Number(QuantType::F32) || info.shape != [head_dim / 2] {
             let reason = format!("it is {:?} {:?}, expected F32 [{}]", info.dtype, info.shape, head_dim / 2);
@@ -118,15 +127,15 @@ fn rope(gguf: &Gguf, head_dim: usize, divisors: Option<&[u8]>) -> Result<Vec<f64
         let bytes = divisors
             .filter(|b| b.len() as u64 == info.location.len)
             .ok_or_else(|| Error::format(ROPE_DIVISORS, "its values were not read with the header"))?;
-        for (f, b) in frequencies.iter_mut().zip(bytes.chunks_exact(4)) {
+        for b in bytes.chunks_exact(4) {
             let divisor = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
             if !(divisor.is_finite() && divisor > 0.0) {
                 return Err(Error::format(ROPE_DIVISORS, format!("it holds {divisor}, expected numbers above 0")));
             }
-            *f /= f64::from(divisor);
+            values.push(f64::from(divisor));
         }
     }
-    Ok(frequencies)
+    Ok(values)
 }
 
 /// The ids that begin and end a text.
@@ -138,12 +147,12 @@ pub(super) fn special_ids(meta: &Metadata) -> Result<(Option<u32>, Vec<u32>)> {
     Ok((meta.opt_u32("tokenizer.ggml.bos_token_id")?, eos))
 }
 
-fn size(meta: &Metadata, key: &str) -> Result<usize> {
+pub(super) fn size(meta: &Metadata, key: &str) -> Result<usize> {
     opt_size(meta, key)?.ok_or_else(|| Error::format(key, "the file does not have this key"))
 }
 
 /// A size; a list with one value for each layer will do when they are all the same.
-fn opt_size(meta: &Metadata, key: &str) -> Result<Option<usize>> {
+pub(super) fn opt_size(meta: &Metadata, key: &str) -> Result<Option<usize>> {
     if let Some(Value::Numbers(list)) = meta.get(key) {
         let mut values = list.integers();
         let first = values.next().flatten();
@@ -219,7 +228,9 @@ mod tests {
     }
 
     fn config_of(writer: &Writer, divisors: Option<&[u8]>) -> Result<LlamaConfig> {
-        let Architecture::Llama { config, .. } = describe(writer, divisors)?.architecture;
+        let Architecture::Llama { config, .. } = describe(writer, divisors)?.architecture else {
+            panic!("not a llama")
+        };
         Ok(config)
     }
 
@@ -227,7 +238,7 @@ mod tests {
     fn a_small_model_is_described_in_full() {
         let mut writer = model();
         let d = describe(&writer, None).unwrap();
-        let Architecture::Llama { config, tensors } = &d.architecture;
+        let Architecture::Llama { config, tensors } = &d.architecture else { panic!("not a llama") };
         assert_eq!((config.head_dim, config.q_dim(), config.kv_dim(), config.vocab), (4, 8, 4, 5));
         assert_eq!((config.pairing, config.tied, config.window), (Pairing::Adjacent, true, None));
         assert_eq!(config.rope, [1.0, f64::from(0.01f32)]);
@@ -245,7 +256,7 @@ mod tests {
         set(&mut writer, "tokenizer.ggml.eos_token_id", u32_value(2));
         set(&mut writer, "tokenizer.ggml.eot_token_id", u32_value(4));
         let d = describe(&writer, None).unwrap();
-        let Architecture::Llama { config, tensors } = &d.architecture;
+        let Architecture::Llama { config, tensors } = &d.architecture else { panic!("not a llama") };
         assert_eq!((config.tied, config.window), (false, Some(16)));
         assert_eq!(config.rope, [0.25, f64::from(0.1f32) / 4.0]);
         assert_ne!(tensors.head, tensors.embedding);

@@ -8,12 +8,12 @@ use crate::error::{Error, Result};
 use crate::kernels::{Activation, Pairing};
 use crate::models::llama_config::{LlamaConfig, LlamaTensors, MAX_HEAD_DIM, Names, rope_frequencies};
 
-const FILE: &str = "config.json";
+pub(super) const FILE: &str = "config.json";
 
 /// The longest config read, in bytes: parsing may take several times its length.
 const MAX_CONFIG: usize = 1 << 20;
 
-fn parse_json<'a, T: Deserialize<'a>>(file: &str, text: &'a str) -> Result<T> {
+pub(super) fn parse_json<'a, T: Deserialize<'a>>(file: &str, text: &'a str) -> Result<T> {
     if text.len() > MAX_CONFIG {
         return Err(Error::format(file, format!("{} bytes are absurd, expected at most {MAX_CONFIG}", text.len())));
     }
@@ -45,10 +45,6 @@ pub(super) struct HfConfig {
     tie_word_embeddings: Option<bool>,
     attention_bias: Option<bool>,
     mlp_bias: Option<bool>,
-    #[serde(default)]
-    bos_token_id: Ids,
-    #[serde(default)]
-    eos_token_id: Ids,
     quantization_config: Option<IgnoredAny>,
 }
 
@@ -90,21 +86,48 @@ impl Ids {
     }
 }
 
+/// The model's kind, read first: another architecture's keys would only give a puzzling message.
+pub(super) fn model_type(text: &str) -> Result<String> {
+    #[derive(Deserialize)]
+    struct Kind {
+        model_type: Option<String>,
+    }
+    let kind: Kind = parse_json(FILE, text)?;
+    kind.model_type.ok_or_else(|| Error::format("model_type", format!("{FILE} does not have this key")))
+}
+
+/// The ids that begin and end a text, wherever a config keeps them; `generation_config.json` has the last word.
+pub(super) fn special_ids(config: &str, generation_config: Option<&str>) -> Result<(Option<u32>, Vec<u32>)> {
+    #[derive(Default, Deserialize)]
+    struct Special {
+        #[serde(default)]
+        bos_token_id: Ids,
+        #[serde(default)]
+        eos_token_id: Ids,
+        /// Of a multimodal model.
+        text_config: Option<Box<Special>>,
+    }
+    let outer: Special = parse_json(FILE, config)?;
+    let generation: Special = match generation_config {
+        None => Special::default(),
+        Some(text) => parse_json("generation_config.json", text)?,
+    };
+    let inner = outer.text_config.as_deref();
+    let first = |pick: fn(&Special) -> &Ids| {
+        let found = [Some(&generation), Some(&outer), inner].into_iter().flatten().map(pick);
+        found.map(Ids::list).find(|ids| !ids.is_empty()).unwrap_or_default().to_vec()
+    };
+    Ok((first(|s| &s.bos_token_id).first().copied(), first(|s| &s.eos_token_id)))
+}
+
 impl HfConfig {
     pub(super) fn parse(text: &str) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Kind {
-            model_type: Option<String>,
-        }
-        // The model's kind first: another architecture's keys would only give a puzzling message.
-        let kind: Kind = parse_json(FILE, text)?;
-        match kind.model_type.as_deref() {
-            Some("llama" | "mistral") => parse_json(FILE, text),
-            Some(other) => Err(Error::unsupported(
+        match model_type(text)?.as_str() {
+            "llama" | "mistral" => parse_json(FILE, text),
+            other => Err(Error::unsupported(
                 format!("the architecture {:?} (model_type in {FILE})", shown(other)),
-                "Sotto reads llama and mistral folders",
+                "Sotto reads llama, mistral and gemma4 folders",
             )),
-            None => Err(Error::format("model_type", format!("{FILE} does not have this key"))),
         }
     }
 
@@ -200,24 +223,6 @@ impl HfConfig {
             }
         }
         Ok(frequencies)
-    }
-
-    /// The ids that begin and end a text; `generation_config.json` has the last word.
-    pub(super) fn special_ids(&self, generation_config: Option<&str>) -> Result<(Option<u32>, Vec<u32>)> {
-        #[derive(Default, Deserialize)]
-        struct Generation {
-            #[serde(default)]
-            bos_token_id: Ids,
-            #[serde(default)]
-            eos_token_id: Ids,
-        }
-        let generation: Generation = match generation_config {
-            None => Generation::default(),
-            Some(text) => parse_json("generation_config.json", text)?,
-        };
-        let last_word = |a: &Ids, b: &Ids| if a.list().is_empty() { b.list().to_vec() } else { a.list().to_vec() };
-        let bos = last_word(&generation.bos_token_id, &self.bos_token_id).first().copied();
-        Ok((bos, last_word(&generation.eos_token_id, &self.eos_token_id)))
     }
 
     /// Fails unless the checkpoint has exactly the biases that the config announces.
@@ -339,13 +344,17 @@ mod tests {
 
     #[test]
     fn stop_ids_may_be_one_or_many_and_generation_config_wins() {
-        let ids = |more: &str, generation| HfConfig::parse(&config(more)).unwrap().special_ids(generation).unwrap();
+        let ids = |more: &str, generation| special_ids(&config(more), generation).unwrap();
         assert_eq!(ids("", None), (None, vec![]));
         assert_eq!(ids(r#","bos_token_id":1,"eos_token_id":2"#, None), (Some(1), vec![2]));
         assert_eq!(ids(r#","bos_token_id":1,"eos_token_id":[2,3]"#, None), (Some(1), vec![2, 3]));
         let generation = Some(r#"{"eos_token_id":[7,8],"do_sample":true}"#);
         assert_eq!(ids(r#","bos_token_id":1,"eos_token_id":2"#, generation), (Some(1), vec![7, 8]));
         assert_eq!(ids(r#","eos_token_id":null"#, None), (None, vec![]));
-        assert!(HfConfig::parse(&config("")).unwrap().special_ids(Some("{")).is_err());
+        assert_eq!(
+            special_ids(r#"{"text_config":{"bos_token_id":2,"eos_token_id":1}}"#, None).unwrap(),
+            (Some(2), vec![1])
+        );
+        assert!(special_ids(&config(""), Some("{")).is_err());
     }
 }

@@ -3,12 +3,17 @@
 #[cfg(not(target_arch = "wasm32"))]
 pub mod disk;
 pub mod gguf;
+mod gguf_gemma4;
 mod gguf_llama;
 mod hf_config;
+mod hf_gemma4;
 pub mod pinned;
 pub mod safetensors;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use crate::error::{Error, Result};
+use crate::models::gemma4_config::{Gemma4Config, Gemma4Tensors, ModuleNames};
 use crate::models::llama_config::{LlamaConfig, LlamaTensors, Names};
 use crate::quant::QuantType;
 use crate::weights::{Location, WeightTable};
@@ -157,6 +162,8 @@ pub enum TokenizerSource {
         /// Text of `tokenizer_config.json`.
         config: Option<String>,
     },
+    /// The folder has none: its model can be checked with ids, not talked to.
+    Absent,
 }
 
 /// A model whose forward pass Sotto knows.
@@ -169,6 +176,31 @@ pub enum Architecture {
         /// Its weights by role.
         tensors: LlamaTensors,
     },
+    /// Gemma 4's text decoder.
+    Gemma4 {
+        /// Sizes and constants.
+        config: Gemma4Config,
+        /// Its weights by role.
+        tensors: Gemma4Tensors,
+    },
+}
+
+impl Architecture {
+    /// The model's name in GGUF files: "llama".
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Llama { .. } => "llama",
+            Self::Gemma4 { .. } => gguf_gemma4::ARCHITECTURE,
+        }
+    }
+
+    /// Tokens the model was made to read at most.
+    pub fn context(&self) -> usize {
+        match self {
+            Self::Llama { config, .. } => config.context,
+            Self::Gemma4 { config, .. } => config.context,
+        }
+    }
 }
 
 /// A file that holds weights.
@@ -204,8 +236,8 @@ pub struct HuggingFaceTexts {
     pub config: String,
     /// `generation_config.json`, if there.
     pub generation_config: Option<String>,
-    /// `tokenizer.json`.
-    pub tokenizer: String,
+    /// `tokenizer.json`, if there: without it a model can only be given ids.
+    pub tokenizer: Option<String>,
     /// `tokenizer_config.json`, if there.
     pub tokenizer_config: Option<String>,
 }
@@ -215,11 +247,21 @@ impl ModelDescription {
     /// has it.
     pub fn from_gguf(gguf: Gguf, rope_divisors: Option<&[u8]>) -> Result<Self> {
         let mut weights = WeightTable::default();
-        let config = gguf_llama::config(&gguf, rope_divisors)?;
-        let tensors = LlamaTensors::map(&config, Names::Gguf, &gguf.tensors, &mut weights)?;
+        let architecture = match gguf.metadata.get_str("general.architecture")? {
+            gguf_gemma4::ARCHITECTURE => {
+                let config = gguf_gemma4::config(&gguf, rope_divisors)?;
+                let tensors = Gemma4Tensors::map(&config, &ModuleNames::gguf(), &gguf.tensors, &mut weights)?;
+                Architecture::Gemma4 { config, tensors }
+            }
+            _ => {
+                let config = gguf_llama::config(&gguf, rope_divisors)?;
+                let tensors = LlamaTensors::map(&config, Names::Gguf, &gguf.tensors, &mut weights)?;
+                Architecture::Llama { config, tensors }
+            }
+        };
         let (bos, eos) = gguf_llama::special_ids(&gguf.metadata)?;
         Ok(Self {
-            architecture: Architecture::Llama { config, tensors },
+            architecture,
             weights,
             files: vec![WeightFile { name: String::new(), data_start: gguf.data_start }],
             bos,
@@ -231,9 +273,7 @@ impl ModelDescription {
     /// Describes the model of a Hugging Face folder, given the headers of all its safetensors files in order. Where there
     /// are several, [`safetensors::index_files`] lists them.
     pub fn from_hugging_face(texts: HuggingFaceTexts, files: Vec<(String, Safetensors)>) -> Result<Self> {
-        let hf = hf_config::HfConfig::parse(&texts.config)?;
-        let config = hf.llama_config()?;
-        let (bos, eos) = hf.special_ids(texts.generation_config.as_deref())?;
+        let (bos, eos) = hf_config::special_ids(&texts.config, texts.generation_config.as_deref())?;
         let (mut all, mut weight_files) = (Vec::new(), Vec::new());
         for (number, (name, header)) in files.into_iter().enumerate() {
             weight_files.push(WeightFile { name, data_start: header.data_start });
@@ -244,13 +284,25 @@ impl ModelDescription {
         }
         let list = TensorList::new(all)?;
         let mut weights = WeightTable::default();
-        let tensors = LlamaTensors::map(&config, Names::HuggingFace, &list, &mut weights)?;
-        hf.check_biases(&tensors)?;
+        let architecture = if hf_gemma4::is_gemma4(&hf_config::model_type(&texts.config)?) {
+            let config = hf_gemma4::config(&texts.config)?;
+            let tensors = Gemma4Tensors::map(&config, &ModuleNames::hugging_face(&list), &list, &mut weights)?;
+            Architecture::Gemma4 { config, tensors }
+        } else {
+            let hf = hf_config::HfConfig::parse(&texts.config)?;
+            let config = hf.llama_config()?;
+            let tensors = LlamaTensors::map(&config, Names::HuggingFace, &list, &mut weights)?;
+            hf.check_biases(&tensors)?;
+            Architecture::Llama { config, tensors }
+        };
         Ok(Self {
-            architecture: Architecture::Llama { config, tensors },
+            architecture,
             weights,
             files: weight_files,
-            tokenizer: TokenizerSource::HuggingFace { tokenizer: texts.tokenizer, config: texts.tokenizer_config },
+            tokenizer: match texts.tokenizer {
+                Some(tokenizer) => TokenizerSource::HuggingFace { tokenizer, config: texts.tokenizer_config },
+                None => TokenizerSource::Absent,
+            },
             bos,
             eos,
         })

@@ -97,6 +97,7 @@ impl<'a> Plan<'a> {
         let after = at + 1 + products.len();
         let by_products = !products.is_empty()
             && norm.weight.is_some()
+            && norm.is_plain()
             && norm.width == self.recording.info(norm.x).cols
             && products.iter().all(|p| p.out != norm.x)
             && !self.is_read(norm.out, after);
@@ -139,7 +140,7 @@ impl<'a> Plan<'a> {
         let gate = match (products.as_slice(), ops.get(at + count)) {
             ([gate, up], Some(Op::GatedActivation(op)))
                 if self.ends_before_stage(at, at + count + 1)
-                    && (op.gate, op.up) == (gate.out, up.out)
+                    && (op.gate, op.up, op.first_column) == (gate.out, up.out, 0)
                     && self.table.get(gate.weight).rows == self.table.get(up.weight).rows
                     && !self.is_read(op.up, at + count + 1) =>
             {
@@ -279,6 +280,7 @@ impl<'a> Plan<'a> {
                 Joined::Op(Op::Attention(op)) => op.dispatches(planner)?,
                 Joined::Op(Op::GatedActivation(op)) => op.dispatches(planner)?,
                 Joined::Op(Op::LastRow(op)) => op.dispatches(planner)?,
+                Joined::Op(Op::SoftCap(op)) => op.dispatches(planner)?,
             };
             for dispatch in dispatches {
                 self.check(&dispatch)?;
@@ -322,6 +324,7 @@ impl<'a> Plan<'a> {
 fn reads(op: &Op) -> Vec<BufferId> {
     match op {
         Op::Embed(_) => vec![],
+        Op::RmsNorm(op) if op.store == Store::Add => vec![op.x, op.out],
         Op::RmsNorm(op) => vec![op.x],
         Op::MatMul(op) if op.store == Store::Add => vec![op.x, op.out],
         Op::MatMul(op) => vec![op.x],
@@ -330,6 +333,7 @@ fn reads(op: &Op) -> Vec<BufferId> {
         Op::Attention(op) => vec![op.q],
         Op::GatedActivation(op) => vec![op.gate, op.up],
         Op::LastRow(op) => vec![op.x],
+        Op::SoftCap(op) => vec![op.x],
     }
 }
 
@@ -343,5 +347,6 @@ fn writes(op: &Op) -> Option<BufferId> {
         Op::Attention(op) => Some(op.out),
         Op::GatedActivation(op) => Some(op.gate),
         Op::LastRow(op) => Some(op.out),
+        Op::SoftCap(op) => Some(op.x),
     }
 }

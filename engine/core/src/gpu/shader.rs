@@ -292,6 +292,11 @@ pub enum Mode {
     Prefill,
 }
 
+/// What a kernel says of an operation that only the CPU runs.
+pub(crate) fn unsupported(what: &str) -> Error {
+    Error::unsupported(what, "the graphics device does not run it yet; run this model on the CPU")
+}
+
 /// Uniform parameters as bytes.
 pub fn params_bytes<P: bytemuck::Pod>(params: P) -> Vec<u8> {
     bytemuck::bytes_of(&params).to_vec()

@@ -48,6 +48,8 @@ pub(crate) fn weights(quant: QuantType, rows: usize, cols: usize, seed: u64) -> 
     let blocks = rows * cols / quant.block_len();
     let scales_at: &[usize] = match quant {
         QuantType::F32 | QuantType::F16 | QuantType::BF16 => &[],
+        // Their scales lie elsewhere.
+        QuantType::Int2 | QuantType::Int4 | QuantType::Int8 => &[],
         QuantType::Q4_0 | QuantType::Q5_0 | QuantType::Q8_0 => &[0],
         QuantType::Q4_1 | QuantType::Q5_1 | QuantType::Q4_K | QuantType::Q5_K => &[0, 2],
         QuantType::Q6_K => &[208],

@@ -9,11 +9,11 @@ use crate::recording::{BufferId, KvSlot};
 /// Attention of the step's queries over the cached and appended keys and values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attention {
-    /// `[T, H·d]`, rotated already.
+    /// `[T, H·d]`, rotated already; if it has one row, the last token's.
     pub q: BufferId,
     /// The cache, the step's own keys and values included.
     pub slot: KvSlot,
-    /// `[T, H·d]`.
+    /// As many rows as `q`.
     pub out: BufferId,
     /// Query heads H.
     pub heads: usize,

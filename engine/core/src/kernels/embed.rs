@@ -1,16 +1,18 @@
-//! `out[t, :] = scale · table[token[t], :]`, with table `[V, D]` and out `[T, D]`.
+//! `out[t, :] = scale · table[token[t], first ..]`, with table `[V, n]` and out `[T, D]`, or `[1, D]` for the last token.
 
 use crate::error::Result;
-use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes};
+use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes, unsupported};
 use crate::recording::BufferId;
 use crate::weights::WeightId;
 
 /// Gathers the tokens' rows of an embedding table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embed {
-    /// `[V, D]`.
+    /// `[V, n]`, of which columns `first_column .. first_column + D` are read.
     pub table: WeightId,
-    /// `[T, D]`.
+    /// The first column read.
+    pub first_column: usize,
+    /// `[T, D]`; if it has one row, the last token's.
     pub out: BufferId,
     /// Multiplies every value.
     pub scale: f32,
@@ -52,6 +54,9 @@ impl Embed {
     /// One dispatch for each shard of the table.
     pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
         let cols = planner.table.get(self.table).cols;
+        if self.first_column != 0 || planner.cols(self.out) as usize != cols {
+            return Err(unsupported("a table of which only some columns are read"));
+        }
         let quads = planner.quads("embed", "a row", cols)?;
         let shards = planner.matrices.shards(self.table).into_iter().enumerate().map(|(shard, rows)| Dispatch {
             shader: &SHADER,

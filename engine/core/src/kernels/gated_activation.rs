@@ -1,7 +1,7 @@
-//! `gate[t, f] = activation(gate[t, f]) · up[t, f]`, in place on gate.
+//! `gate[t, f] = activation(gate[t, f]) · up[t, first + f]`, in place on gate.
 
 use crate::error::Result;
-use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes};
+use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes, unsupported};
 use crate::recording::BufferId;
 
 /// The gate's activation.
@@ -28,13 +28,15 @@ impl Activation {
 pub struct GatedActivation {
     /// `[T, F]`, changed in place.
     pub gate: BufferId,
-    /// `[T, F]`.
+    /// `[T, n]`, of which columns `first_column .. first_column + F` are read.
     pub up: BufferId,
+    /// Where the gate's partner begins in a row of `up`.
+    pub first_column: usize,
     /// Which activation.
     pub activation: Activation,
 }
 
-/// The specification.
+/// The specification, for one token: `gate` and `up` are `[F]`.
 pub fn reference(gate: &mut [f32], up: &[f32], activation: Activation) {
     for (g, u) in gate.iter_mut().zip(up) {
         *g = activation.apply(*g) * u;
@@ -74,6 +76,9 @@ impl GatedActivation {
     /// One invocation for each value.
     pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
         let cols = planner.cols(self.gate);
+        if self.first_column != 0 || planner.cols(self.up) != cols {
+            return Err(unsupported("a gate whose partner is part of a wider row"));
+        }
         Ok(vec![Dispatch {
             shader: &SHADER,
             constants: Vec::new(),

@@ -7,6 +7,7 @@ use crate::gpu::Packing;
 use crate::gpu::shader::Variant;
 use crate::gpu::shader::{
     Access, Constants, Count, Dispatch, Grid, Mode, Planner, Resource, Shader, Tokens, params, params_bytes,
+    unsupported,
 };
 use crate::kernels::{GatedActivation, RmsNorm};
 use crate::recording::BufferId;
@@ -22,6 +23,21 @@ pub enum Store {
     Add,
 }
 
+/// Static scales that a checkpoint was trained with: the product's input and output are rounded to 8-bit codes,
+/// `clamp(round_half_even(x / s), −128, 127) · s`. A scale of 0 leaves its side as it is. Part of the model, not an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StaticRange {
+    /// `[1]`, of the input.
+    pub input: WeightId,
+    /// `[1]`, of the output.
+    pub output: WeightId,
+}
+
+/// One value on the grid of scale `s`: see [`StaticRange`].
+pub fn on_grid(x: f32, s: f32) -> f32 {
+    if s == 0.0 { x } else { (x / s).round_ties_even().clamp(-128.0, 127.0) * s }
+}
+
 /// Matrix product with a quantized weight.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MatMul {
@@ -35,6 +51,8 @@ pub struct MatMul {
     pub out: BufferId,
     /// Replace or add.
     pub store: Store,
+    /// Rounds input and product, the bias and what is added to left out.
+    pub range: Option<StaticRange>,
 }
 
 /// One output value: a dequantized weight row times one token's input. Eight partial sums, so that a compiler may use
@@ -151,6 +169,9 @@ impl Products<'_> {
         let Some(&&MatMul { weight, x, out, store, .. }) = self.products.first() else {
             return Ok(Vec::new());
         };
+        if self.products.iter().any(|p| p.range.is_some()) {
+            return Err(unsupported("static activation ranges"));
+        }
         let spec = planner.table.get(weight);
         planner.quads("matmul", &format!("a row of {}", spec.name), spec.cols)?;
         let tokens = planner.tokens(x);

@@ -10,6 +10,7 @@ pub mod last_row;
 pub mod matmul;
 pub mod rms_norm;
 pub mod rope;
+pub mod soft_cap;
 
 pub use argmax::Argmax;
 pub use attention::Attention;
@@ -17,9 +18,10 @@ pub use embed::Embed;
 pub use gated_activation::{Activation, GatedActivation};
 pub use kv_append::KvAppend;
 pub use last_row::LastRow;
-pub use matmul::MatMul;
-pub use rms_norm::RmsNorm;
+pub use matmul::{MatMul, StaticRange};
+pub use rms_norm::{Gain, RmsNorm};
 pub use rope::{Pairing, Rope};
+pub use soft_cap::SoftCap;
 
 /// One step of a recording.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +42,8 @@ pub enum Op {
     GatedActivation(GatedActivation),
     /// See [`last_row`].
     LastRow(LastRow),
+    /// See [`soft_cap`].
+    SoftCap(SoftCap),
 }
 
 macro_rules! op_from {
@@ -51,4 +55,4 @@ macro_rules! op_from {
         }
     )*};
 }
-op_from!(Embed, RmsNorm, MatMul, Rope, KvAppend, Attention, GatedActivation, LastRow);
+op_from!(Embed, RmsNorm, MatMul, Rope, KvAppend, Attention, GatedActivation, LastRow, SoftCap);

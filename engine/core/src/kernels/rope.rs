@@ -27,7 +27,7 @@ impl Pairing {
 /// Rotates every head of `x`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
-    /// `[T, heads·head_dim]`, changed in place.
+    /// `[T, heads·head_dim]`, changed in place; if it has one row, the last token's.
     pub x: BufferId,
     /// Head width d.
     pub head_dim: usize,

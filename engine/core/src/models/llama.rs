@@ -14,7 +14,7 @@ pub fn forward(config: &LlamaConfig, tensors: &LlamaTensors, table: &WeightTable
     let rope = r.rope_table();
     let x = r.r.buffer("residual", Rows::PerToken, config.hidden)?;
 
-    r.r.push(Embed { table: tensors.embedding, out: x, scale: 1.0 }); // [T, D]
+    r.r.push(Embed { table: tensors.embedding, first_column: 0, out: x, scale: 1.0 }); // [T, D]
     r.r.stage("embedding", x);
     for (l, layer) in tensors.layers.iter().enumerate() {
         r.attention_block(layer, x, rope)?; // x += Wo·attend(norm(x))
@@ -73,13 +73,13 @@ impl Recorder<'_> {
         self.norm(x, layer.ffn_norm, h); // [T, D]
         self.matmul(layer.gate, layer.gate_bias, h, gate, Store::Replace)?; // [T, F]
         self.matmul(layer.up, layer.up_bias, h, up, Store::Replace)?; // [T, F]
-        self.r.push(GatedActivation { gate, up, activation: c.activation }); // [T, F]
+        self.r.push(GatedActivation { gate, up, first_column: 0, activation: c.activation }); // [T, F]
         self.matmul(layer.down, layer.down_bias, gate, x, Store::Add) // [T, D]
     }
 
     fn norm(&mut self, x: BufferId, weight: WeightId, out: BufferId) {
         let (width, eps) = (self.config.hidden, self.config.norm_eps);
-        self.r.push(RmsNorm { x, weight: Some(weight), out, width, eps });
+        self.r.push(RmsNorm::plain(x, Some(weight), out, width, eps));
     }
 
     /// `out (+)= W·x + bias`, and the weight's adapter on top when it has one: `out += B·(A·x)`.
@@ -91,12 +91,12 @@ impl Recorder<'_> {
         out: BufferId,
         store: Store,
     ) -> Result<()> {
-        self.r.push(MatMul { weight, bias, x, out, store });
+        self.r.push(MatMul { weight, bias, x, out, store, range: None });
         if let Some((a, b)) = self.table.get(weight).adapter {
             let (rank, rows) = (self.table.get(a).rows, self.r.info(x).rows);
             let low = self.r.buffer(&format!("adapter.{rank}.{rows:?}"), rows, rank)?;
-            self.r.push(MatMul { weight: a, bias: None, x, out: low, store: Store::Replace });
-            self.r.push(MatMul { weight: b, bias: None, x: low, out, store: Store::Add });
+            self.r.push(MatMul { weight: a, bias: None, x, out: low, store: Store::Replace, range: None });
+            self.r.push(MatMul { weight: b, bias: None, x: low, out, store: Store::Add, range: None });
         }
         Ok(())
     }

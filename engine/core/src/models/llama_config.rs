@@ -2,12 +2,11 @@
 //!
 //! Shapes: `D` model width, `H`/`K` query and key/value heads, `d` head width, `F` feed-forward width, `V` vocabulary.
 
-use std::collections::BTreeSet;
-
+use super::mapper::Mapper;
 use crate::error::{Error, Result};
-use crate::formats::{Dtype, TensorInfo, TensorList, shown};
+use crate::formats::{TensorList, shown};
 use crate::kernels::{Activation, Pairing};
-use crate::weights::{WeightId, WeightRole, WeightSpec, WeightTable};
+use crate::weights::{WeightId, WeightRole, WeightTable};
 
 /// The widest head of any model, with room to spare.
 pub(crate) const MAX_HEAD_DIM: usize = 1 << 12;
@@ -200,67 +199,13 @@ impl Names {
     }
 }
 
-/// Moves tensors of a list into the weights' table, checking shapes on the way.
-struct Mapper<'a> {
-    tensors: &'a TensorList,
-    table: &'a mut WeightTable,
-    /// Names of those moved.
-    used: BTreeSet<String>,
-}
-
-impl Mapper<'_> {
-    fn find(&self, name: &str) -> Result<&TensorInfo> {
-        self.tensors.get(name).ok_or_else(|| Error::format(shown(name), "the model's files do not have this tensor"))
-    }
-
-    fn add(&mut self, name: &str, rows: usize, cols: usize, role: WeightRole) -> Result<WeightId> {
-        let info = self.find(name)?;
-        let expected: &[usize] = if role == WeightRole::Vector { &[cols] } else { &[rows, cols] };
-        if info.shape != expected {
-            return Err(Error::format(
-                shown(name),
-                format!("its shape is {:?}, but the model's config asks for {expected:?}", info.shape),
-            ));
-        }
-        let Dtype::Number(quant) = info.dtype else {
-            return Err(Error::unsupported(
-                shown(name),
-                format!("a weight stored as {:?}; F32, F16, BF16 or a quantized type would do", info.dtype),
-            ));
-        };
-        let spec = WeightSpec {
-            name: info.name.clone(),
-            rows,
-            cols,
-            quant,
-            role,
-            location: info.location.clone(),
-            adapter: None,
-        };
-        self.used.insert(spec.name.clone());
-        self.table.add(spec)
-    }
-
-    fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<WeightId> {
-        self.add(name, rows, cols, WeightRole::Matrix)
-    }
-
-    fn vector(&mut self, name: &str, cols: usize) -> Result<WeightId> {
-        self.add(name, 1, cols, WeightRole::Vector)
-    }
-
-    fn opt_vector(&mut self, name: &str, cols: usize) -> Result<Option<WeightId>> {
-        if self.tensors.get(name).is_some() { self.vector(name, cols).map(Some) } else { Ok(None) }
-    }
-}
-
 impl LlamaTensors {
     /// Finds every weight of the model in `tensors`, checks its shape against `config`, and adds it to `table`. A tensor
     /// that is missing, or one that a llama-family model does not have, is an error that names it.
     pub fn map(config: &LlamaConfig, names: Names, tensors: &TensorList, table: &mut WeightTable) -> Result<Self> {
         config.check(names)?;
         let (d, q, kv, f) = (config.hidden, config.q_dim(), config.kv_dim(), config.ffn);
-        let mut m = Mapper { tensors, table, used: BTreeSet::new() };
+        let mut m = Mapper::new(tensors, table);
 
         let embedding_name = names.pick("token_embd.weight", "model.embed_tokens.weight");
         let embedding_role = if config.tied { WeightRole::Matrix } else { WeightRole::Gathered };
@@ -295,10 +240,7 @@ impl LlamaTensors {
         let head = if config.tied { embedding } else { m.matrix(head_name, config.vocab, d)? };
 
         // A tensor left over means that the model computes something that this forward pass would leave out.
-        let extra = tensors.iter().find(|t| {
-            !(m.used.contains(&t.name) || names.is_known_extra(&t.name) || (config.tied && t.name == head_name))
-        });
-        match extra {
+        match m.unused(|name| names.is_known_extra(name) || (config.tied && name == head_name)) {
             Some(t) => Err(Error::unsupported(
                 shown(&t.name),
                 format!("a llama model of {} layers does not have this tensor", config.layers),

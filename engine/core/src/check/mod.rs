@@ -1,5 +1,7 @@
 //! Compares a model with a reference made in f32 by Hugging Face transformers, and the fast path with the exact one.
 
+pub mod fixture;
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
