@@ -1,7 +1,7 @@
 //! `dist/`: the only thing Chrome loads, made anew each time so that nothing stale stays in it.
 
 use crate::model;
-use crate::setup::folder;
+use crate::setup::{self, folder};
 use crate::shell::{Result, at, cargo, read, read_json, root, run};
 use std::path::{Path, PathBuf};
 use wasm_bindgen_cli_support::Bindgen;
@@ -66,6 +66,7 @@ pub(crate) fn build() -> Result<()> {
 
 /// Builds the wasm modules and their JavaScript into `offscreen/pkg/`.
 pub(crate) fn modules() -> Result<()> {
+    setup::wasm_target()?;
     let pkg = root().join("offscreen/pkg");
     folder(&pkg)?;
     for variant in &VARIANTS {
@@ -79,13 +80,13 @@ fn compile(variant: &Variant) -> Result<PathBuf> {
     let target_dir = root().join(variant.target_dir);
     let mut command = cargo();
     command.args(["build", "--quiet", "--package", "sotto-web", "--lib", "--release"]);
-    command.args(["--target", "wasm32-unknown-unknown", "--target-dir"]).arg(&target_dir);
+    command.args(["--target", setup::WASM, "--target-dir"]).arg(&target_dir);
     command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     if let Some(flags) = variant.rust_flags {
         command.env("RUSTFLAGS", flags);
     }
     run(&mut command)?;
-    Ok(target_dir.join("wasm32-unknown-unknown/release/sotto_web.wasm"))
+    Ok(target_dir.join(setup::WASM).join("release/sotto_web.wasm"))
 }
 
 fn bind(variant: &Variant, wasm: &Path, pkg: &Path) -> Result<()> {
