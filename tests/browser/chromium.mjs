@@ -176,8 +176,8 @@ export class Browser {
     const target = await this.cdp.find((t) => t.type === 'service_worker' && t.url.startsWith(this.origin))
     if (!target) throw new Error('the service worker is not running')
     const session = await this.cdp.attach(target.targetId)
-    // A new worker is listed before its script has run.
-    await expect('the service worker has started', () => session.eval('typeof chrome === "object"'))
+    // A new worker is listed before its script has run, and before the extension's interfaces are there.
+    await expect('the service worker has started', () => session.eval('typeof chrome === "object" && "runtime" in chrome'), 30_000)
     return session
   }
 
