@@ -99,7 +99,8 @@ export class Browser {
       browser.id = id
       // Its shortcuts and menus are registered a moment later; no user is as quick as a test.
       const worker = await browser.serviceWorker()
-      await expect('the shortcuts are registered', () => worker.eval('chrome.commands.getAll().then((all) => all.some((c) => c.shortcut))'))
+      // A worker that has just begun has no API yet.
+      await expect('the shortcuts are registered', () => worker.eval('globalThis.chrome?.commands?.getAll().then((all) => all.some((c) => c.shortcut))'))
       await sleep(300)
       await worker.detach()
     }
@@ -114,6 +115,9 @@ export class Browser {
    *  @type {{ url: string, from: string }[]} */
   requests = []
 
+  /** The extension's workers, oldest first: the engine is the last one. @type {Session[]} */
+  workers = []
+
   /** Attaches to each new target. Not before its first line: a service worker that is started again would wait for ever. */
   async #logExtension () {
     const { cdp } = this
@@ -121,6 +125,7 @@ export class Browser {
       const session = new Session(cdp, targetInfo.targetId, sessionId)
       const from = `${targetInfo.type} ${targetInfo.url}`
       const ownTarget = targetInfo.url.startsWith('chrome-extension:')
+      if (ownTarget && targetInfo.type === 'worker') this.workers.push(session)
       session.on('Network.requestWillBeSent', ({ request, documentURL, initiator }) => {
         // A script of ours in someone's page shows in the stack only.
         const ours = ownTarget || documentURL.startsWith('chrome-extension:') || JSON.stringify(initiator).includes('chrome-extension:')
@@ -160,7 +165,7 @@ export class Browser {
   }
 
   /** An open page of the extension, such as `popup/popup.html`. @param {string} path @param {number} [ms] */
-  async extensionPage (path, ms = 5000) {
+  async extensionPage (path, ms) {
     const url = `${this.origin}/${path}`
     const target = await this.cdp.find((t) => (t.type === 'page' || t.type === 'background_page') && t.url.split(/[?#]/)[0] === url, ms)
     if (!target) throw new Error(`${path} is not open`)

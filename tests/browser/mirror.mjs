@@ -101,15 +101,15 @@ export function hashes (bytes) {
 
 /**
  * A Hugging Face folder of some 80 MB that the engine can describe: a tiny Gemma 4 with a long vocabulary, and in the middle a
- * vision tower of 30 MB that no text needs. Its weights are noise. @returns {Map<string, Buffer>}
+ * vision tower of 30 MB that no text needs. Its weights are noise, or in a longer vocabulary zero.
+ * @param {number} [vocabulary] @returns {Map<string, Buffer>}
  */
-export function tinyModel () {
+export function tinyModel (vocabulary = 150_000) {
   const golden = join(REPOSITORY, 'tests/golden')
   const original = readFileSync(join(golden, 'gemma4/mm-e2b/model.safetensors'))
   /** @type {Record<string, { dtype: string, shape: number[], data_offsets: [number, number] }>} */
   const tensors = JSON.parse(original.subarray(8, 8 + Number(original.readBigUInt64LE(0))).toString())
   const config = JSON.parse(readFileSync(join(golden, 'gemma4/mm-e2b/config.json'), 'utf8'))
-  const vocabulary = 150_000
   config.text_config.vocab_size = config.text_config.vocab_size_per_layer_input = vocabulary
   /** @type {typeof tensors} */
   const header = {}
@@ -127,7 +127,7 @@ export function tinyModel () {
   const weights = Buffer.alloc(8 + json.length + end)
   weights.writeBigUInt64LE(BigInt(json.length))
   json.copy(weights, 8)
-  randomFillSync(weights, 8 + json.length)
+  randomFillSync(weights, 8 + json.length, Math.min(end, 100_000_000))
   return new Map([
     ['config.json', Buffer.from(JSON.stringify(config))],
     ['tokenizer.json', readFileSync(join(golden, 'shapes/smollm-hf/tokenizer.json'))],

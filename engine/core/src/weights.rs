@@ -1,6 +1,7 @@
 //! The weights' table: what a model needs, where it lies in its files, and the stream from file to executor.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::quant::{QuantType, check_block_scales};
@@ -166,6 +167,25 @@ impl<'a> WeightStream<'a> {
         self.next == self.order.len()
     }
 
+    /// The bytes of the file that the next weight still needs; `None` when nothing is missing.
+    pub fn wanted(&self) -> Option<Range<u64>> {
+        let at = &self.table.get(*self.order.get(self.next)?).location;
+        Some(self.position.max(at.offset)..at.offset + at.len)
+    }
+
+    /// Goes on at byte `position`, for a reader that leaves out what no weight needs. Fails inside of a weight.
+    pub fn skip_to(&mut self, position: u64) -> Result<()> {
+        if position == self.position {
+            return Ok(());
+        }
+        let wanted = self.wanted().map_or(position, |w| w.start);
+        if !self.partial.is_empty() || self.row > 0 || position < self.position || position > wanted {
+            return Err(Error::format("weights", format!("byte {wanted} is wanted, not {position}")));
+        }
+        self.position = position;
+        Ok(())
+    }
+
     /// Takes the next bytes of the file.
     pub fn push(&mut self, mut bytes: &[u8], sink: &mut dyn WeightSink) -> Result<()> {
         while let Some(&id) = self.order.get(self.next) {
@@ -270,6 +290,31 @@ mod tests {
                 assert_eq!(bytes, file[from..from + len], "cut {cut}");
             }
         }
+    }
+
+    #[test]
+    fn a_reader_may_leave_out_what_no_weight_needs() {
+        let mut table = WeightTable::default();
+        table.add(spec("b", 3, 5, 70)).unwrap();
+        table.add(spec("a", 2, 4, 10)).unwrap();
+        let file: Vec<u8> = (0..140).collect();
+        for most in [1, 7, 16, 60] {
+            let mut got = Collect(Vec::new());
+            let mut stream = WeightStream::new(&table, 0, 0);
+            let mut read = 0;
+            while let Some(wanted) = stream.wanted() {
+                let end = wanted.end.min(wanted.start + most);
+                stream.skip_to(wanted.start).unwrap();
+                stream.push(&file[wanted.start as usize..end as usize], &mut got).unwrap();
+                read += end - wanted.start;
+            }
+            assert_eq!((read, stream.is_done()), (92, true));
+        }
+        let mut stream = WeightStream::new(&table, 0, 0);
+        assert!(stream.skip_to(11).is_err(), "into a weight");
+        stream.push(&file[..27], &mut Collect(Vec::new())).unwrap();
+        stream.skip_to(27).unwrap();
+        assert!(stream.skip_to(42).is_err() && stream.skip_to(10).is_err(), "past a weight begun, and back");
     }
 
     #[test]

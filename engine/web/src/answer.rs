@@ -4,20 +4,24 @@
 use std::rc::Rc;
 
 use sotto_core::Error;
+use sotto_core::cpu::CpuPath;
 use sotto_core::generate::Progress;
-use sotto_core::recipes::{Action, Attempt, DraftStep, Plan, Style, Subject, Turn, Verdict, replace_all};
+use sotto_core::model::Model;
+use sotto_core::recipes::{Action, Attempt, DraftStep, ModelEntry, Plan, Style, Subject, Turn, Verdict, replace_all};
 use sotto_core::text::words::count_words;
 use sotto_core::text::{draft, utf16_ranges};
 use sotto_core::tokenizer::ChatFormat;
 
-use crate::browser::{Pause, now};
-use crate::host::Host;
+use crate::browser::{Pause, now, random_seed};
+use crate::host::{Host, Preference};
 use crate::hub::Job;
 use crate::protocol::{Event, Failure, FailureCode, Passage, RewriteStyle, SourceKind, Stats, Task};
 use crate::session::Shared;
 
 /// Text is sent at most this often: faster than an eye reads, slower than a page repaints.
 const TEXT_EVERY_MS: f64 = 25.0;
+/// Devices that a request may lose and go on with another.
+const MOST_RESTARTS: u32 = 2;
 /// Progress is sent at most this often.
 const PROGRESS_EVERY_MS: f64 = 100.0;
 
@@ -36,8 +40,41 @@ fn action(task: &Task) -> Action {
     }
 }
 
+/// How turns are laid out: the entry's way, else that of the model's own files.
+pub(crate) fn chat(entry: &ModelEntry, model: &Model) -> sotto_core::Result<ChatFormat> {
+    if entry.chat.is_empty() { model.chat_format() } else { ChatFormat::named(&entry.chat) }
+}
+
 /// Answers a request up to its terminal event; an error is that event's content.
 pub(crate) async fn run(shared: &Rc<Shared>, job: Job) -> Result<(), Failure> {
+    let started = now();
+    loop {
+        let reason = match round(shared, &job, started).await {
+            Ok(()) => return Ok(()),
+            Err(Broken::Request(reason)) => return Err(reason),
+            Err(Broken::Model(reason)) => reason,
+        };
+        let failed = shared.entry();
+        if !shared.fall_back() {
+            return Err(reason);
+        }
+        // What the other model wrote does not belong to the answer that follows.
+        shared.event(&job.request, Event::Rewritten { text: String::new() });
+        let text = format!("{} {} answers instead of {}.", reason.message, shared.entry().name, failed.name);
+        shared.event(&job.request, Event::Notice { text });
+    }
+}
+
+/// Why an answer broke off.
+enum Broken {
+    /// This request cannot be answered.
+    Request(Failure),
+    /// The model cannot answer any; it is unloaded.
+    Model(Failure),
+}
+
+/// Answers with the model that is current.
+async fn round(shared: &Rc<Shared>, job: &Job, started: f64) -> Result<(), Broken> {
     let text = &job.source.text;
     let subject = Subject {
         text,
@@ -47,8 +84,8 @@ pub(crate) async fn run(shared: &Rc<Shared>, job: Job) -> Result<(), Failure> {
     };
     let history: Vec<Turn> =
         job.turns.iter().map(|t| Turn { action: action(&t.task), answer: t.answer.clone() }).collect();
-    let started = now();
-    let plan = shared.entry().plan(&action(&job.task), subject, &history);
+    let entry = shared.entry();
+    let plan = entry.plan(&action(&job.task), subject, &history);
     if let Some(passages) = &plan.passages {
         let units = utf16_ranges(text, &passages.ranges);
         let items = passages.ranges.iter().zip(units).map(|(bytes, units)| Passage {
@@ -66,34 +103,34 @@ pub(crate) async fn run(shared: &Rc<Shared>, job: Job) -> Result<(), Failure> {
         shared.event(&job.request, Event::Done { stats: Stats::default() });
         return Ok(());
     }
-    let mut host = shared.take_host().await?;
-    let mut writer = Writer::new(shared, &job, &mut host, started);
+    let mut host = shared.take_host().await.map_err(Broken::Model)?;
+    let mut writer = Writer::new(shared, &entry, job, &mut host, started);
     let result = writer.write(&plan).await;
     let stats = writer.stats();
+    let lost = writer.lost;
+    if lost {
+        // Its device is gone and could not be had again.
+        drop(host);
+        shared.unloaded();
+    } else {
+        shared.return_host(host);
+    }
     match result {
-        Ok(end) => {
-            shared.return_host(host);
-            end.map(|end| shared.event(&job.request, end(stats)))
-        }
-        Err(error @ Error::Gpu(_)) => {
-            // The device's memory is gone with it: the model is loaded anew, on the CPU.
-            drop(host);
-            shared.device_failed();
-            Err(Failure {
-                code: FailureCode::DeviceFailed,
-                message: format!("{error}."),
-                next_step: "Try again: the next answer is computed on the CPU.".to_owned(),
-            })
-        }
+        Ok(end) => end.map(|end| shared.event(&job.request, end(stats))).map_err(Broken::Request),
+        Err(error) if lost => Err(Broken::Model(Failure {
+            code: FailureCode::DeviceFailed,
+            message: format!("{} could not go on: {error}.", entry.name),
+            next_step: "Try again; if it stays so, restart the browser.".to_owned(),
+        })),
         Err(error) => {
-            shared.return_host(host);
             let code = if matches!(error, Error::ContextFull { .. }) {
                 FailureCode::TooLong
             } else {
                 FailureCode::ModelFailed
             };
             let next_step = "Try again with a shorter text.".to_owned();
-            Err(Failure { code, message: format!("The model could not go on: {error}."), next_step })
+            let message = format!("The model could not go on: {error}.");
+            Err(Broken::Request(Failure { code, message, next_step }))
         }
     }
 }
@@ -104,8 +141,12 @@ type End = fn(Stats) -> Event;
 /// Lets a model write, and sends what it writes.
 struct Writer<'a> {
     shared: &'a Rc<Shared>,
+    entry: &'a ModelEntry,
     job: &'a Job,
     host: &'a mut Host,
+    /// Devices lost on the way, and whether the last one could not be replaced.
+    losses: u32,
+    lost: bool,
     pause: Pause,
     started: f64,
     /// When the first text of the model's was there.
@@ -128,11 +169,14 @@ struct Output {
 }
 
 impl<'a> Writer<'a> {
-    fn new(shared: &'a Rc<Shared>, job: &'a Job, host: &'a mut Host, started: f64) -> Self {
+    fn new(shared: &'a Rc<Shared>, entry: &'a ModelEntry, job: &'a Job, host: &'a mut Host, started: f64) -> Self {
         Self {
             shared,
+            entry,
             job,
             host,
+            losses: 0,
+            lost: false,
             pause: Pause::new(),
             started,
             first_text: None,
@@ -168,7 +212,7 @@ impl<'a> Writer<'a> {
     fn stats(&self) -> Stats {
         let rate = if self.decode_ms > 0.0 { f64::from(self.written) / self.decode_ms * 1000.0 } else { 0.0 };
         Stats {
-            model: self.shared.entry().name.clone(),
+            model: self.entry.name.clone(),
             device: self.host.device.name.clone(),
             prompt_tokens: self.read,
             written_tokens: self.written,
@@ -213,17 +257,17 @@ impl<'a> Writer<'a> {
         }
         self.send();
         if unchanged == plan.drafts.len() {
-            let text = self.shared.entry().unchanged();
+            let text = self.entry.unchanged();
             self.event(Event::Notice { text });
         }
         if refused > 0 && refused + unchanged == plan.drafts.len() {
-            let message = self.shared.entry().refusal();
+            let message = self.entry.refusal();
             let (what, next) = message.split_once(". ").unwrap_or((&message, "Try a shorter piece."));
             let next_step = next.to_owned();
             return Ok(Err(Failure { code: FailureCode::Unreliable, message: format!("{what}."), next_step }));
         }
         if refused > 0 {
-            let text = self.shared.entry().partly(refused, plan.drafts.len());
+            let text = self.entry.partly(refused, plan.drafts.len());
             self.event(Event::Notice { text });
         }
         Ok(Ok(|stats| Event::Done { stats }))
@@ -264,7 +308,12 @@ impl<'a> Writer<'a> {
     async fn attempt(&mut self, attempt: &Attempt, streams: bool) -> sotto_core::Result<Option<Output>> {
         let prompt = draft::prompt(attempt, &self.chat()?, &self.host.model.tokenizer)?;
         let (stop_ids, tables) = (self.stop_ids()?, self.host.guard_tables());
-        let mut writer = draft::Writer::new(attempt, &self.host.model.tokenizer, &stop_ids, &tables)?;
+        // Another try is another answer, where the recipe leaves room for one.
+        let mut attempt = attempt.clone();
+        if let Some(sampler) = attempt.options.sampler.as_mut().filter(|s| s.temperature > 0.0) {
+            sampler.seed = random_seed();
+        }
+        let mut writer = draft::Writer::new(&attempt, &self.host.model.tokenizer, &stop_ids, &tables)?;
         let words: usize = attempt.messages.iter().map(|m| count_words(&m.content)).sum();
         let Some(mut logits) = self.read_prompt(&prompt, words).await? else { return Ok(None) };
         let from = now();
@@ -284,10 +333,20 @@ impl<'a> Writer<'a> {
                 self.decode_ms += now() - from;
                 return Ok(None);
             }
-            logits = loop {
-                if let Progress::Logits(logits) = self.host.generator.advance().await? {
-                    break logits;
+            logits = match self.next_logits().await {
+                Err(Error::Gpu(why)) => {
+                    self.restart(why).await?;
+                    // The draw's state is the writer's, so the answer goes on as it would have.
+                    let read = self.read;
+                    let all = [prompt.as_slice(), writer.ids()].concat();
+                    let Some(logits) = self.read_prompt(&all, words).await? else {
+                        self.decode_ms += now() - from;
+                        return Ok(None);
+                    };
+                    self.read = read;
+                    logits
                 }
+                logits => logits?,
             };
         }
         self.decode_ms += now() - from;
@@ -295,7 +354,7 @@ impl<'a> Writer<'a> {
     }
 
     fn chat(&self) -> sotto_core::Result<ChatFormat> {
-        ChatFormat::named(&self.shared.entry().chat)
+        chat(self.entry, &self.host.model)
     }
 
     fn stop_ids(&self) -> sotto_core::Result<Vec<u32>> {
@@ -304,8 +363,54 @@ impl<'a> Writer<'a> {
         Ok(ids)
     }
 
-    /// Reads the prompt and tells how far it is; `None` when the user stopped it.
+    async fn next_logits(&mut self) -> sotto_core::Result<Vec<f32>> {
+        loop {
+            if let Progress::Logits(logits) = self.host.generator.advance().await? {
+                return Ok(logits);
+            }
+        }
+    }
+
+    /// Gets the model back after its device failed: on a graphics device again, and when that failed too often on the CPU.
+    async fn restart(&mut self, why: String) -> sotto_core::Result<()> {
+        self.send();
+        self.losses += 1;
+        let preference = match self.losses {
+            ..=MOST_RESTARTS => Preference::Best,
+            _ => Preference::Cpu(CpuPath::Fast),
+        };
+        let was = self.host.device.name.clone();
+        let restarted = match preference {
+            Preference::Cpu(_) => self.host.fits_cpu().map_err(|slow| Error::Gpu(format!("{why}. {slow}"))),
+            _ => Ok(()),
+        };
+        let mut progress = self.shared.progress(self.host.bytes());
+        let restarted = match restarted {
+            Ok(()) => self.host.restart(preference, &mut progress).await,
+            error => error,
+        };
+        self.lost = restarted.is_err();
+        restarted?;
+        self.shared.ready(self.host);
+        if self.host.device.name != was {
+            let text =
+                format!("The graphics device failed: {}. The answer goes on, on the {}.", why, self.host.device.name);
+            self.event(Event::Notice { text });
+        }
+        Ok(())
+    }
+
+    /// Reads the prompt and tells how far it is, over lost devices if need be; `None` when the user stopped it.
     async fn read_prompt(&mut self, prompt: &[u32], words: usize) -> sotto_core::Result<Option<Vec<f32>>> {
+        loop {
+            match self.try_prompt(prompt, words).await {
+                Err(Error::Gpu(why)) => self.restart(why).await?,
+                read => return read,
+            }
+        }
+    }
+
+    async fn try_prompt(&mut self, prompt: &[u32], words: usize) -> sotto_core::Result<Option<Vec<f32>>> {
         let total = self.host.generator.start(prompt)?;
         let from = now();
         self.reading(0, total, prompt.len(), words, from);

@@ -25,6 +25,11 @@ pub(crate) fn now() -> f64 {
     scope().ok().and_then(|s| s.performance()).map_or(0.0, |p| p.now())
 }
 
+/// A start for random numbers that need not be secret.
+pub(crate) fn random_seed() -> u64 {
+    (js_sys::Math::random() * 2f64.powi(53)) as u64
+}
+
 /// Lets waiting messages in: a Stop, another request. A message channel is the one way to yield that is neither
 /// throttled nor clamped to 4 ms.
 pub(crate) struct Pause {
@@ -46,6 +51,17 @@ impl Pause {
         });
         let _ = JsFuture::from(promise).await;
     }
+}
+
+/// Waits.
+pub(crate) async fn sleep(ms: i32) {
+    let Ok(scope) = scope() else { return };
+    let promise = Promise::new(&mut |resolve, _| {
+        if scope.set_timeout_with_callback_and_timeout_and_arguments_0(&resolve, ms).is_err() {
+            let _ = resolve.call0(&JsValue::NULL);
+        }
+    });
+    let _ = JsFuture::from(promise).await;
 }
 
 /// A file of the extension's own package, read as a stream.

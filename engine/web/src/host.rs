@@ -1,30 +1,47 @@
-//! The loaded model in the browser: chooses a device, streams the packaged weights into it.
+//! A loaded model: chooses a device, streams the weights into it, and starts it anew after the device was lost.
 
 use std::cell::OnceCell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sotto_core::cpu::CpuPath;
-use sotto_core::formats::gguf::{Gguf, Parsed};
-use sotto_core::formats::{ModelDescription, gguf_rope_divisors};
 use sotto_core::generate::{Executor, Generator};
-use sotto_core::gpu::{self, GpuExecutor, Options};
+use sotto_core::gpu::{self, Fence, Gpu, GpuExecutor, Options};
 use sotto_core::model::Model;
 use sotto_core::text::guard::GuardTables;
 use sotto_core::weights::WeightStream;
 use sotto_core::{Error, Result};
 
-use crate::browser::PackagedFile;
+use crate::browser::{Pause, now, sleep};
+use crate::fit::{self, Sizes};
+use crate::source::{Reader, Source};
 
 /// Which device a load may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Preference {
-    /// A hardware adapter if there is one, else the CPU.
+    /// A hardware adapter if there is one, else the CPU, if it is fast enough for the model.
     Best,
     /// The CPU.
     Cpu(CpuPath),
     /// Any WebGPU adapter, a software one too: for tests.
     AnyGpu,
 }
+
+/// How long a browser that offers no adapter is asked again. After its graphics process ended, the first request is
+/// answered with none; that of a machine without graphics always is, and must not cost the first answer seconds.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    ms: f64,
+}
+
+const ON_START: Patience = Patience { ms: 300.0 };
+const AFTER_A_LOSS: Patience = Patience { ms: 6000.0 };
+const ASK_AGAIN_MS: i32 = 250;
+
+/// Bytes written to a graphics device between two points that are waited for, and how many such points may be ahead: what
+/// is on its way in the browser's graphics process stays below their product.
+const WINDOW_BYTES: u64 = 32 << 20;
+const WINDOWS: usize = 2;
 
 /// Where a model runs, in words.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,118 +50,209 @@ pub(crate) struct DeviceWords {
     pub(crate) reason: String,
 }
 
-/// A model ready to answer.
+/// A model ready to answer. Dropping it frees the device's memory.
 pub(crate) struct Host {
     pub(crate) model: Model,
     pub(crate) generator: Generator,
     pub(crate) device: DeviceWords,
+    source: Source,
+    context: usize,
     guard_tables: OnceCell<Arc<GuardTables>>,
 }
 
 const CPU_NAME: &str = "CPU (WASM SIMD)";
 
-/// A byte stream whose beginning has been kept for the header.
-struct HeaderReader {
-    file: PackagedFile,
-    bytes: Vec<u8>,
-}
-
-impl HeaderReader {
-    /// Reads on until at least `len` bytes are there; false when the file ends before.
-    async fn fill(&mut self, len: u64) -> Result<bool> {
-        while (self.bytes.len() as u64) < len {
-            match self.file.next().await? {
-                Some(piece) => self.bytes.extend_from_slice(&piece),
-                None => return Ok(false),
-            }
-        }
-        Ok(true)
-    }
-
-    async fn header(&mut self, file_len: u64) -> Result<Gguf> {
-        let mut want = 1 << 20;
-        loop {
-            self.fill(want.min(file_len)).await?;
-            match Gguf::parse(&self.bytes, Some(file_len))? {
-                Parsed::Gguf(gguf) => return Ok(gguf),
-                Parsed::NeedMore(more) => want = more,
-            }
-        }
-    }
-}
-
 impl Host {
-    /// Loads a packaged GGUF of `file_len` bytes. `progress` hears bytes done.
+    /// Loads a model. `context` is the number of positions it may use at most; `progress` hears bytes done.
     pub(crate) async fn load(
-        url: &str,
-        file_len: u64,
+        source: Source,
         context: usize,
         preference: Preference,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
-        let mut reader = HeaderReader { file: PackagedFile::open(url).await?, bytes: Vec::new() };
-        let gguf = reader.header(file_len).await?;
-        let divisors = match gguf_rope_divisors(&gguf).map(|t| t.location.clone()) {
-            None => None,
-            Some(at) => {
-                reader.fill(at.offset + at.len).await?;
-                let (from, to) = (at.offset as usize, (at.offset + at.len) as usize);
-                reader.bytes.get(from..to).map(<[u8]>::to_vec)
-            }
-        };
-        let model = Model::open(&ModelDescription::from_gguf(gguf, divisors.as_deref())?)?;
+        let (description, reader) = source.describe().await?;
+        let model = Model::open(&description)?;
+        // The tokenizer's text alone can be 33 MB.
+        drop(description);
         let context = context.min(model.context);
-        let (mut executor, device) = executor(&model, context, preference).await?;
+        let load = Load { model: &model, source: &source, context, patience: ON_START };
+        let (generator, device) = load.run(Some(reader), preference, progress).await?;
+        Ok(Self { model, generator, device, source, context, guard_tables: OnceCell::new() })
+    }
 
-        let start = model.files.first().map_or(0, |f| f.data_start);
-        let mut stream = WeightStream::new(&model.weights, 0, start);
-        let HeaderReader { file, bytes: first } = reader;
-        let mut done = first.len() as u64;
-        stream.push(first.get(start as usize..).unwrap_or(&[]), &mut executor)?;
-        drop(first);
-        progress(done);
-        while !stream.is_done() {
-            let Some(piece) = file.next().await? else { break };
-            done += piece.len() as u64;
-            stream.push(&piece, &mut executor)?;
-            progress(done);
-        }
-        stream.finish()?;
-        let generator = Generator::new(executor, Arc::clone(&model.recording), context);
-        Ok(Self { model, generator, device, guard_tables: OnceCell::new() })
+    /// Starts the model anew after its device failed. Its tokens have to be read again.
+    pub(crate) async fn restart(&mut self, preference: Preference, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        self.close();
+        let load = Load { model: &self.model, source: &self.source, context: self.context, patience: AFTER_A_LOSS };
+        (self.generator, self.device) = load.run(None, preference, progress).await?;
+        Ok(())
     }
 
     /// What the guard knows of the vocabulary, computed once.
     pub(crate) fn guard_tables(&self) -> Arc<GuardTables> {
         Arc::clone(self.guard_tables.get_or_init(|| Arc::new(GuardTables::new(&self.model.tokenizer))))
     }
-}
 
-/// The best executor there is, and why it is that one.
-async fn executor(model: &Model, context: usize, preference: Preference) -> Result<(Executor, DeviceWords)> {
-    let cpu = |path, reason: String| {
-        let device = DeviceWords { name: CPU_NAME.to_owned(), reason };
-        Ok((Executor::Cpu(Box::new(model.cpu(path)?)), device))
-    };
-    if let Preference::Cpu(path) = preference {
-        return cpu(path, "The CPU was asked for.".to_owned());
+    /// Bytes that a load reads.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.source.bytes()
     }
-    match graphics(model, context, preference).await {
-        Ok((gpu, name)) => {
-            let reason = "WebGPU found a graphics adapter.".to_owned();
-            Ok((Executor::Gpu(Box::new(gpu)), DeviceWords { name, reason }))
+
+    /// Whether the CPU may serve this model; if not, why, in a sentence.
+    pub(crate) fn fits_cpu(&self) -> Result<(), String> {
+        fit::on_cpu(&Sizes::of(&self.model)).map(|_| ())
+    }
+
+    fn close(&mut self) {
+        if let Executor::Gpu(gpu) = self.generator.executor() {
+            gpu.gpu().close();
         }
-        Err(Error::Gpu(why)) if preference == Preference::Best => {
-            cpu(CpuPath::Fast, format!("No graphics adapter can be used: {why}."))
-        }
-        Err(error) => Err(error),
     }
 }
 
-async fn graphics(model: &Model, context: usize, preference: Preference) -> Result<(GpuExecutor, String)> {
-    let accept_software = preference == Preference::AnyGpu;
-    let gpu = gpu::open_web(accept_software).await?;
-    let options = Options { max_positions: context, ..Options::default() };
-    let executor = GpuExecutor::new(&gpu, &model.recording, &model.weights, options).await?;
-    Ok((executor, gpu.name))
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// One way of the weights into a device.
+struct Load<'a> {
+    model: &'a Model,
+    source: &'a Source,
+    context: usize,
+    patience: Patience,
+}
+
+impl Load<'_> {
+    /// Loads the weights into the best device there is, and says why it is that one.
+    async fn run(
+        &self,
+        mut reader: Option<Reader>,
+        preference: Preference,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(Generator, DeviceWords)> {
+        let cpu = |reason: String| DeviceWords { name: CPU_NAME.to_owned(), reason };
+        let (path, reason) = match preference {
+            Preference::Cpu(path) => (path, "The CPU was asked for.".to_owned()),
+            Preference::Best | Preference::AnyGpu => match self.graphics(preference, &mut reader, progress).await {
+                Ok((gpu, name)) => {
+                    let reason = "WebGPU found a graphics adapter.".to_owned();
+                    return Ok((gpu, DeviceWords { name, reason }));
+                }
+                Err(Error::Gpu(why)) if preference == Preference::Best => {
+                    (CpuPath::Fast, format!("No graphics adapter can be used: {why}."))
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        if preference == Preference::Best {
+            fit::on_cpu(&Sizes::of(self.model))
+                .map_err(|slow| Error::unsupported("the CPU", format!("{reason} {slow}")))?;
+        }
+        let mut executor = Executor::Cpu(Box::new(self.model.cpu(path)?));
+        self.stream(reader, &mut executor, progress).await?;
+        Ok((Generator::new(executor, Arc::clone(&self.model.recording), self.context), cpu(reason)))
+    }
+
+    async fn graphics(
+        &self,
+        preference: Preference,
+        reader: &mut Option<Reader>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(Generator, String)> {
+        let gpu = self.open(preference == Preference::AnyGpu).await?;
+        let loaded = self.onto(&gpu, reader, progress).await;
+        if loaded.is_err() {
+            gpu.close();
+        }
+        loaded.map(|generator| (generator, gpu.name.clone()))
+    }
+
+    async fn open(&self, accept_software: bool) -> Result<Gpu> {
+        let until = now() + self.patience.ms;
+        loop {
+            if let Some(gpu) = gpu::open_web(accept_software).await? {
+                return Ok(gpu);
+            }
+            if now() >= until {
+                return Err(Error::Gpu("this browser offers no WebGPU adapter on this machine".to_owned()));
+            }
+            sleep(ASK_AGAIN_MS).await;
+        }
+    }
+
+    async fn onto(&self, gpu: &Gpu, reader: &mut Option<Reader>, progress: &mut dyn FnMut(u64)) -> Result<Generator> {
+        let limits = gpu.device.limits();
+        let room = fit::Limits { binding: limits.max_storage_buffer_binding_size, buffer: limits.max_buffer_size };
+        let context = fit::on_gpu(&Sizes::of(self.model), room, self.context).map_err(Error::Gpu)?;
+        let options = Options { max_positions: context, ..Options::default() };
+        let executor = GpuExecutor::new(gpu, &self.model.recording, &self.model.weights, options).await?;
+        let mut executor = Executor::Gpu(Box::new(executor));
+        self.stream(reader.take(), &mut executor, progress).await?;
+        Ok(Generator::new(executor, Arc::clone(&self.model.recording), context))
+    }
+
+    /// Reads the weights once through and hands them to the executor, no faster than it takes them.
+    async fn stream(
+        &self,
+        reader: Option<Reader>,
+        executor: &mut Executor,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let mut reader = match reader {
+            Some(reader) => reader,
+            None => self.source.reader().await?,
+        };
+        let pause = Pause::new();
+        let mut pressure = BackPressure::default();
+        let mut done = 0;
+        for file in 0..self.model.files.len() {
+            let mut stream = WeightStream::new(&self.model.weights, file, 0);
+            while !stream.is_done() {
+                let more = reader.feed(file, &mut stream, executor).await?;
+                if more == 0 {
+                    break;
+                }
+                done += more;
+                progress(done);
+                if pressure.add(more, executor).await? {
+                    // Messages wait: a Stop, another client.
+                    pause.wait().await;
+                }
+            }
+            stream.finish()?;
+        }
+        if let Executor::Gpu(gpu) = executor {
+            gpu.gpu().settle().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Holds a load back so that what was read does not pile up on its way to the device.
+#[derive(Default)]
+struct BackPressure {
+    bytes: u64,
+    ahead: VecDeque<Fence>,
+}
+
+impl BackPressure {
+    /// Counts bytes written. True when a window was full.
+    async fn add(&mut self, bytes: u64, executor: &mut Executor) -> Result<bool> {
+        self.bytes += bytes;
+        if self.bytes < WINDOW_BYTES {
+            return Ok(false);
+        }
+        self.bytes = 0;
+        if let Executor::Gpu(gpu) = executor {
+            self.ahead.push_back(gpu.gpu().fence());
+            if self.ahead.len() > WINDOWS
+                && let Some(fence) = self.ahead.pop_front()
+            {
+                fence.wait().await?;
+            }
+        }
+        Ok(true)
+    }
 }

@@ -169,7 +169,8 @@ impl Hub {
             | ToEngine::CancelGet { .. }
             | ToEngine::Delete { .. }
             | ToEngine::Check { .. }
-            | ToEngine::Use { .. } => {}
+            | ToEngine::Use { .. }
+            | ToEngine::SetIdle { .. } => {}
         }
     }
 
@@ -336,9 +337,14 @@ impl Hub {
     /// The engine's state changed: every client hears it.
     pub fn set_state(&mut self, state: EngineState) {
         self.state = state;
+        self.tell(&FromEngine::Status { engine: self.state.clone() });
+    }
+
+    /// Every client hears this.
+    pub fn tell(&mut self, message: &FromEngine) {
         let clients: Vec<String> = self.clients.keys().cloned().collect();
         for client in clients {
-            self.send(&client, FromEngine::Status { engine: self.state.clone() });
+            self.send(&client, message.clone());
         }
     }
 

@@ -4,11 +4,13 @@ use sotto_core::check;
 use sotto_core::cpu::CpuPath;
 use sotto_core::generate::{Generator, Progress};
 use sotto_core::sampler::argmax;
+use sotto_core::tokenizer::{Specials, Tokenizer};
 use sotto_core::{Error, Result};
 use wasm_bindgen::prelude::*;
 
 use crate::browser::{PackagedFile, now};
 use crate::host::{Host, Preference};
+use crate::source::Source;
 
 /// Positions a lab run may use.
 const CONTEXT: usize = 4096;
@@ -59,13 +61,32 @@ fn memory_bytes() -> f64 {
         .map_or(0.0, |b| f64::from(b.byte_length()))
 }
 
+/// Reads a `tokenizer.json` and encodes `text` as a page's. Answers JSON: milliseconds of both, entries, tokens, memory.
+#[wasm_bindgen(js_name = measureTokenizer)]
+pub fn measure_tokenizer(json: Vec<u8>, text: &str) -> core::result::Result<String, JsError> {
+    let start = now();
+    let tokenizer = Tokenizer::from_json(&json, None).map_err(thrown)?;
+    drop(json);
+    let loaded = now();
+    let tokens = tokenizer.encode(text, Specials::Off).len();
+    let report = serde_json::json!({
+        "loadMs": loaded - start,
+        "encodeMs": now() - loaded,
+        "entries": tokenizer.vocab_len(),
+        "tokens": tokens,
+        "wasmMemoryBytes": memory_bytes(),
+    });
+    Ok(report.to_string())
+}
+
 #[wasm_bindgen]
 impl Lab {
     /// Loads a GGUF of `bytes` bytes on `device`: "cpu" (the fast path), "reference", or "gpu" (any adapter).
     pub async fn load(url: &str, bytes: f64, device: &str) -> core::result::Result<Lab, JsError> {
         let start = now();
         let preference = preference(device).map_err(thrown)?;
-        let host = Host::load(url, bytes as u64, CONTEXT, preference, &mut |_| {}).await.map_err(thrown)?;
+        let source = Source::Packaged { url: url.to_owned(), bytes: bytes as u64 };
+        let host = Host::load(source, CONTEXT, preference, &mut |_| {}).await.map_err(thrown)?;
         Ok(Lab { host, load_ms: now() - start })
     }
 
@@ -153,7 +174,8 @@ impl Lab {
         let is_fast = matches!(self.host.generator.executor(), sotto_core::generate::Executor::Cpu(c) if c.path() == CpuPath::Fast);
         if is_fast {
             let preference = Preference::Cpu(CpuPath::Reference);
-            let mut exact = Host::load(model, bytes, CONTEXT, preference, &mut |_| {}).await?;
+            let source = Source::Packaged { url: model.to_owned(), bytes };
+            let mut exact = Host::load(source, CONTEXT, preference, &mut |_| {}).await?;
             check::fast(&mut self.host.generator, &mut exact.generator, &reference, check::TOP_1, &mut report).await?;
         } else {
             check::exact(&mut self.host.generator, &reference, &tensors, &mut report).await?;

@@ -1,7 +1,9 @@
 //! The border between the engine and the extension: wasm entry points, messages, the queue.
 
+pub mod fit;
 pub mod hub;
 pub mod protocol;
+pub mod settings;
 pub mod store;
 
 #[cfg(target_arch = "wasm32")]
@@ -9,11 +11,15 @@ mod answer;
 #[cfg(target_arch = "wasm32")]
 mod browser;
 #[cfg(target_arch = "wasm32")]
+mod catalog;
+#[cfg(target_arch = "wasm32")]
 mod host;
 #[cfg(target_arch = "wasm32")]
 mod lab;
 #[cfg(target_arch = "wasm32")]
 mod session;
+#[cfg(target_arch = "wasm32")]
+mod source;
 
 /// Runs when the module is loaded: a panic is reported in words before the worker ends.
 #[cfg(target_arch = "wasm32")]

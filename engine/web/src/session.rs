@@ -1,22 +1,24 @@
-//! The extension's engine: takes messages, answers requests one at a time.
+//! The extension's engine: takes messages, answers requests one at a time, keeps one model loaded at most.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use serde::Serialize;
-use sotto_core::generate::Executor;
+use sotto_core::gpu;
 use sotto_core::recipes::ModelEntry;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
 
 use crate::answer;
+use crate::browser::{now, sleep};
+use crate::catalog::Catalog;
+use crate::fit;
 use crate::host::{Host, Preference};
 use crate::hub::Hub;
-use crate::protocol::{EngineState, Event, Failure, FailureCode, ToEngine};
+use crate::protocol::{EngineState, Event, Failure, FailureCode, FromEngine, ToEngine};
+use crate::settings::Settings;
 use crate::store::Library;
 
-/// Where the build puts the starter's weights, seen from the worker.
-const STARTER_URL: &str = "../models/starter.gguf";
 /// Loading is reported whenever this much more has come.
 const PROGRESS_BYTES: u64 = 2 << 20;
 
@@ -24,19 +26,35 @@ const PROGRESS_BYTES: u64 = 2 << 20;
 pub(crate) struct Shared {
     emit: js_sys::Function,
     hub: RefCell<Hub>,
-    /// Taken out while a request runs.
+    catalog: Catalog,
+    /// The model that answers.
+    entry: RefCell<Rc<ModelEntry>>,
+    /// That model, if it is loaded. Taken out while a request runs.
     host: RefCell<Option<Host>>,
-    entry: ModelEntry,
-    library: Rc<Library>,
+    settings: RefCell<Settings>,
+    /// The settings' file was read.
+    settled: Cell<bool>,
     busy: Cell<bool>,
     warm: Cell<bool>,
-    /// Set after a graphics device failed: the CPU serves from then on.
-    cpu_only: Cell<bool>,
+    /// A client wants another model: who, and which.
+    switch: RefCell<Option<(String, String)>>,
+    /// New minutes after which an unused model is put away.
+    idle: Cell<Option<f64>>,
+    /// When the model was used last, and who watches that.
+    used: Cell<f64>,
+    watch: Cell<Watch>,
+}
+
+/// The task that waits for a model to be unused for long. Another number is another task; the one before ends.
+#[derive(Debug, Clone, Copy, Default)]
+struct Watch {
+    number: u32,
+    runs: bool,
 }
 
 impl Shared {
-    pub(crate) fn entry(&self) -> &ModelEntry {
-        &self.entry
+    pub(crate) fn entry(&self) -> Rc<ModelEntry> {
+        Rc::clone(&self.entry.borrow())
     }
 
     pub(crate) fn event(&self, request: &str, event: Event) {
@@ -65,48 +83,63 @@ impl Shared {
         self.flush();
     }
 
-    /// The model, loaded if it is not yet.
-    pub(crate) async fn take_host(&self) -> Result<Host, Failure> {
-        if let Some(host) = self.host.borrow_mut().take() {
-            return Ok(host);
-        }
-        let model = self.entry.name.clone();
-        let total = self.entry.bytes;
-        let loading = |done: u64| EngineState::Loading {
+    /// Hears bytes done, and tells every client.
+    pub(crate) fn progress(&self, total: u64) -> impl FnMut(u64) + '_ {
+        let model = self.entry().name.clone();
+        let loading = move |done: u64| EngineState::Loading {
             model: model.clone(),
             done_bytes: done as f64,
             total_bytes: total as f64,
         };
         self.set_state(loading(0));
         let mut told = 0;
-        let mut progress = |done: u64| {
+        move |done| {
             if done >= told + PROGRESS_BYTES {
                 told = done;
                 self.set_state(loading(done));
             }
+        }
+    }
+
+    /// Tells every client that the model is ready, and where.
+    pub(crate) fn ready(&self, host: &Host) {
+        let entry = self.entry();
+        self.set_state(EngineState::Ready {
+            model: entry.name.clone(),
+            device: host.device.name.clone(),
+            device_reason: host.device.reason.clone(),
+            advice: entry.advice.clone(),
+        });
+    }
+
+    /// The model, loaded if it is not yet.
+    pub(crate) async fn take_host(&self) -> Result<Host, Failure> {
+        if let Some(host) = self.host.borrow_mut().take() {
+            return Ok(host);
+        }
+        let entry = self.entry();
+        let loaded = match self.catalog.source(&entry).await {
+            Ok(source) => {
+                let mut progress = self.progress(source.bytes());
+                Host::load(source, entry.context as usize, Preference::Best, &mut progress).await
+            }
+            Err(error) => Err(error),
         };
-        let preference = match self.cpu_only.get() {
-            true => Preference::Cpu(sotto_core::cpu::CpuPath::Fast),
-            false => Preference::Best,
-        };
-        let context = self.entry.context as usize;
-        match Host::load(STARTER_URL, total, context, preference, &mut progress).await {
-            Ok(mut host) => {
-                let on_gpu = matches!(host.generator.executor(), Executor::Gpu(_));
-                self.library.set_running(&self.entry.id, if on_gpu { &host.device.name } else { "" });
-                self.set_state(EngineState::Ready {
-                    model: self.entry.name.clone(),
-                    device: host.device.name.clone(),
-                    device_reason: host.device.reason.clone(),
-                    advice: self.entry.advice.clone(),
-                });
+        let loaded = loaded.and_then(|host| answer::chat(&entry, &host.model).map(|_| host));
+        match loaded {
+            Ok(host) => {
+                self.ready(&host);
                 Ok(host)
             }
             Err(error) => {
+                let offer = self.catalog.smaller(&entry).map_or_else(
+                    || "Try again; if it stays so, install the extension again.".to_owned(),
+                    |name| format!("Try again, or choose {name}."),
+                );
                 let reason = Failure {
                     code: FailureCode::ModelFailed,
-                    message: format!("The model could not be loaded: {error}."),
-                    next_step: "Try again; if it stays so, install the extension again.".to_owned(),
+                    message: format!("{} could not be loaded: {error}.", entry.name),
+                    next_step: offer,
                 };
                 self.set_state(EngineState::Failed { reason: reason.clone() });
                 Err(reason)
@@ -119,10 +152,96 @@ impl Shared {
         *self.host.borrow_mut() = Some(host);
     }
 
-    /// Drops a model whose graphics device failed; the next request loads it on the CPU.
-    pub(crate) fn device_failed(&self) {
-        self.cpu_only.set(true);
+    /// A model that was taken does not come back.
+    pub(crate) fn unloaded(&self) {
         self.set_state(EngineState::Idle);
+    }
+
+    fn set_entry(&self, entry: Rc<ModelEntry>) {
+        self.catalog.library().set_current(&entry.id);
+        *self.entry.borrow_mut() = entry;
+        self.set_state(EngineState::Idle);
+    }
+
+    /// After the model failed: the packaged one answers until the browser starts again or the user chooses. False if it
+    /// was that one already.
+    pub(crate) fn fall_back(&self) -> bool {
+        let starter = self.catalog.packaged();
+        if self.entry().id == starter.id {
+            return false;
+        }
+        drop(self.host.borrow_mut().take());
+        self.set_entry(starter);
+        true
+    }
+
+    /// Changes to another model: the old one goes before the new one comes. If that fails, the packaged one answers.
+    async fn switch_to(&self, client: &str, id: &str) {
+        let entry = match self.catalog.entry(id).await {
+            Ok(entry) => entry,
+            Err(reason) => return self.refuse(client, reason),
+        };
+        if self.entry().id != entry.id {
+            drop(self.host.borrow_mut().take());
+            self.set_entry(entry);
+        }
+        match self.take_host().await {
+            Ok(host) => {
+                self.return_host(host);
+                let settings = Settings { model: id.to_owned(), ..self.settings.borrow().clone() };
+                self.keep(settings).await;
+            }
+            Err(reason) => {
+                self.tell(reason);
+                if self.fall_back()
+                    && let Ok(host) = self.take_host().await
+                {
+                    self.return_host(host);
+                }
+            }
+        }
+    }
+
+    fn refuse(&self, client: &str, reason: Failure) {
+        self.hub.borrow_mut().refuse(client, reason);
+        self.flush();
+    }
+
+    /// Tells every client of a failure that ends no request.
+    fn tell(&self, reason: Failure) {
+        self.hub.borrow_mut().tell(&FromEngine::Notice { reason });
+        self.flush();
+    }
+
+    /// Reads what the user chose before, once.
+    async fn settle(&self) {
+        if self.settled.replace(true) {
+            return;
+        }
+        let settings = self.catalog.settings().await;
+        if let Ok(entry) = self.catalog.entry(&settings.model).await {
+            self.set_entry(entry);
+        }
+        self.catalog.library().set_idle(settings.idle_minutes);
+        *self.settings.borrow_mut() = settings;
+    }
+
+    /// Takes new settings and stores them.
+    async fn keep(&self, settings: Settings) {
+        self.catalog.library().set_idle(settings.idle_minutes);
+        *self.settings.borrow_mut() = settings.clone();
+        self.catalog.keep(&settings).await;
+    }
+
+    /// Looks which graphics adapter there is, and says which models it can run.
+    async fn look(&self) {
+        let adapter = gpu::look_web().await;
+        let library = self.catalog.library();
+        let name = adapter.as_ref().filter(|a| !a.software).map_or("", |a| &a.name);
+        library.set_gpu(name);
+        for entry in self.catalog.others() {
+            library.set_fit(&entry.id, fit::before(entry, adapter.as_ref(), self.catalog.smaller(entry)));
+        }
     }
 
     /// Works until nothing is due.
@@ -132,7 +251,21 @@ impl Shared {
         }
         let shared = Rc::clone(self);
         spawn_local(async move {
+            shared.settle().await;
             loop {
+                let switch = shared.switch.borrow_mut().take();
+                if let Some((client, model)) = switch {
+                    shared.switch_to(&client, &model).await;
+                    continue;
+                }
+                if let Some(minutes) = shared.idle.take() {
+                    let settings = Settings { idle_minutes: minutes, ..shared.settings.borrow().clone() };
+                    shared.keep(settings.mended()).await;
+                    // The one that waits for the old time is replaced.
+                    let number = shared.watch.get().number.wrapping_add(1);
+                    shared.watch.set(Watch { number, runs: false });
+                    continue;
+                }
                 let job = shared.hub.borrow_mut().next_job();
                 if let Some(job) = job {
                     let request = job.request.clone();
@@ -148,7 +281,60 @@ impl Shared {
                 }
             }
             shared.busy.set(false);
+            shared.used.set(now());
+            shared.watch_idle();
         });
+    }
+
+    /// Puts the model away once it has been unused for as long as the settings say.
+    fn watch_idle(self: &Rc<Self>) {
+        let watch = self.watch.get();
+        if watch.runs {
+            return;
+        }
+        self.watch.set(Watch { runs: true, ..watch });
+        let shared = Rc::clone(self);
+        spawn_local(async move {
+            while shared.watch.get().number == watch.number {
+                if shared.busy.get() {
+                    shared.used.set(now());
+                }
+                let left = shared.settings.borrow().idle_left(shared.used.get(), now());
+                match left {
+                    Some(left) if left > 0.0 => sleep(left.ceil() as i32).await,
+                    Some(_) => {
+                        let unused = shared.host.borrow_mut().take();
+                        if unused.is_some() {
+                            shared.set_state(EngineState::Idle);
+                        }
+                        break;
+                    }
+                    None => break,
+                }
+            }
+            let now = shared.watch.get();
+            if now.number == watch.number {
+                shared.watch.set(Watch { runs: false, ..now });
+            }
+        });
+    }
+
+    /// Notes what a message wants of the session itself.
+    fn wish(self: &Rc<Self>, client: &str, message: &ToEngine) {
+        match message {
+            // What is deleted cannot answer any longer.
+            ToEngine::Delete { model } if *model == self.entry().id => {
+                *self.switch.borrow_mut() = Some((client.to_owned(), String::new()));
+            }
+            ToEngine::Models => {
+                let shared = Rc::clone(self);
+                spawn_local(async move { shared.look().await });
+            }
+            ToEngine::Warm if self.host.borrow().is_none() => self.warm.set(true),
+            ToEngine::Use { model } => *self.switch.borrow_mut() = Some((client.to_owned(), model.clone())),
+            ToEngine::SetIdle { minutes } => self.idle.set(Some(*minutes)),
+            _ => {}
+        }
     }
 }
 
@@ -168,17 +354,23 @@ impl Session {
         #[wasm_bindgen(unchecked_param_type = "(what: OfHost) => Promise<boolean>")] ask: js_sys::Function,
     ) -> Result<Session, JsError> {
         let wrong = |e: sotto_core::Error| JsError::new(&e.to_string());
-        let entry = ModelEntry::starter().map_err(wrong)?;
-        let library = Library::new(emit.clone(), ask, &ModelEntry::all().map_err(wrong)?);
+        let entries = ModelEntry::all().map_err(wrong)?;
+        let library = Library::new(emit.clone(), ask, &entries);
+        let catalog = Catalog::new(entries, library).map_err(wrong)?;
         let shared = Shared {
             emit,
-            library,
             hub: RefCell::new(Hub::default()),
+            entry: RefCell::new(catalog.packaged()),
+            catalog,
             host: RefCell::new(None),
-            entry,
+            settings: RefCell::new(Settings::default()),
+            settled: Cell::new(false),
             busy: Cell::new(false),
             warm: Cell::new(false),
-            cpu_only: Cell::new(false),
+            switch: RefCell::new(None),
+            idle: Cell::new(None),
+            used: Cell::new(0.0),
+            watch: Cell::new(Watch::default()),
         };
         Ok(Session { shared: Rc::new(shared) })
     }
@@ -191,7 +383,7 @@ impl Session {
 
     /// A client's port closed.
     pub fn disconnect(&self, client: &str) {
-        self.shared.library.disconnect(client);
+        self.shared.catalog.library().disconnect(client);
         self.shared.hub.borrow_mut().disconnect(client);
     }
 
@@ -207,10 +399,8 @@ impl Session {
     pub fn receive(&self, client: &str, #[wasm_bindgen(unchecked_param_type = "ToEngine")] message: JsValue) {
         match serde_wasm_bindgen::from_value::<ToEngine>(message) {
             Ok(message) => {
-                if matches!(message, ToEngine::Warm) && self.shared.host.borrow().is_none() {
-                    self.shared.warm.set(true);
-                }
-                if !self.shared.library.receive(client, &message) {
+                self.shared.wish(client, &message);
+                if !self.shared.catalog.library().receive(client, &message) {
                     self.shared.hub.borrow_mut().receive(client, message);
                 }
             }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 
-use super::signal::signal;
+use super::signal::{Receiver, signal};
 
 /// An open device.
 #[derive(Debug, Clone)]
@@ -47,10 +47,8 @@ impl Gpu {
             slot.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
         };
         device.on_uncaptured_error(Arc::new(move |error| keep_first(&on_error, describe(&error))));
-        device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                keep_first(&on_lost, format!("it was lost ({message}); ask again to start it anew"));
-            }
+        device.set_device_lost_callback(move |_, message| {
+            keep_first(&on_lost, format!("it was lost ({message}); ask again to start it anew"));
         });
         let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
         Ok(Self { device, queue, name: display_name(&info), software, subgroups, failure })
@@ -80,13 +78,23 @@ impl Gpu {
         }
     }
 
-    /// Waits until everything submitted so far has run.
-    pub async fn settle(&self) -> Result<()> {
+    /// Sends off what was written or encoded so far, and marks this point of the queue.
+    pub fn fence(&self) -> Fence {
+        self.queue.submit([]);
         let (done, finished) = signal();
         self.queue.on_submitted_work_done(move || done.send(()));
-        self.pump(None)?;
-        finished.await;
-        self.check()
+        Fence { gpu: self.clone(), finished }
+    }
+
+    /// Waits until everything submitted so far has run.
+    pub async fn settle(&self) -> Result<()> {
+        self.fence().wait().await
+    }
+
+    /// Ends the device and frees its memory at once. Dropping it is not enough in a browser, where buffers live until
+    /// JavaScript's garbage collector finds them.
+    pub fn close(&self) {
+        self.device.destroy();
     }
 
     /// Maps `bytes` of a staging buffer and copies them out, once `submission` has run.
@@ -118,6 +126,21 @@ impl Gpu {
     #[cfg(target_arch = "wasm32")]
     fn pump(&self, _: Option<wgpu::SubmissionIndex>) -> Result<()> {
         Ok(())
+    }
+}
+
+/// A point of a device's queue; see [`Gpu::fence`].
+pub struct Fence {
+    gpu: Gpu,
+    finished: Receiver<()>,
+}
+
+impl Fence {
+    /// Waits until everything before it has run.
+    pub async fn wait(self) -> Result<()> {
+        self.gpu.pump(None)?;
+        self.finished.await;
+        self.gpu.check()
     }
 }
 
@@ -167,19 +190,48 @@ pub async fn open_native() -> Result<Gpu> {
     Gpu::open(&adapter, is_software(&adapter.get_info())).await
 }
 
-/// Opens the browser's device. A software one fails unless `accept_software`: Sotto's own CPU path is faster.
+/// What a graphics adapter says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adapter {
+    /// Name and interface, for people.
+    pub name: String,
+    /// True when it computes on the CPU.
+    pub software: bool,
+    /// `maxStorageBufferBindingSize`.
+    pub binding_bytes: u64,
+    /// `maxBufferSize`.
+    pub buffer_bytes: u64,
+}
+
 #[cfg(target_arch = "wasm32")]
-pub async fn open_web(accept_software: bool) -> Result<Gpu> {
+async fn web_adapter() -> Option<wgpu::Adapter> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends: wgpu::Backends::BROWSER_WEBGPU,
         ..wgpu::InstanceDescriptor::new_without_display_handle()
     });
     let options =
         wgpu::RequestAdapterOptions { power_preference: wgpu::PowerPreference::HighPerformance, ..Default::default() };
-    let adapter = instance
-        .request_adapter(&options)
-        .await
-        .map_err(|_| Error::Gpu("this browser offers no WebGPU adapter on this machine".into()))?;
+    instance.request_adapter(&options).await.ok()
+}
+
+/// What the browser's adapter says about itself, without opening it; `None` when the browser offers none.
+#[cfg(target_arch = "wasm32")]
+pub async fn look_web() -> Option<Adapter> {
+    let adapter = web_adapter().await?;
+    let (info, limits) = (adapter.get_info(), adapter.limits());
+    Some(Adapter {
+        name: display_name(&info),
+        software: is_software(&info),
+        binding_bytes: limits.max_storage_buffer_binding_size,
+        buffer_bytes: limits.max_buffer_size,
+    })
+}
+
+/// Opens the browser's device, or answers `None` when the browser offers none, as it does for the first request after its
+/// graphics process ended. A software one fails unless `accept_software`: Sotto's own CPU path is faster.
+#[cfg(target_arch = "wasm32")]
+pub async fn open_web(accept_software: bool) -> Result<Option<Gpu>> {
+    let Some(adapter) = web_adapter().await else { return Ok(None) };
     let info = adapter.get_info();
     let software = is_software(&info);
     if software && !accept_software {
@@ -188,5 +240,5 @@ pub async fn open_web(accept_software: bool) -> Result<Gpu> {
             display_name(&info)
         )));
     }
-    Gpu::open(&adapter, software).await
+    Gpu::open(&adapter, software).await.map(Some)
 }

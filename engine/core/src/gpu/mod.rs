@@ -15,10 +15,10 @@ mod testing;
 mod tests;
 mod weights;
 
-pub use device::Gpu;
 #[cfg(not(target_arch = "wasm32"))]
 pub use device::open_native;
+pub use device::{Adapter, Fence, Gpu};
 #[cfg(target_arch = "wasm32")]
-pub use device::open_web;
+pub use device::{look_web, open_web};
 pub use executor::{GpuExecutor, Options, StepParams};
 pub use layout::{Element, Packing};

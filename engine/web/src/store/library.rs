@@ -29,6 +29,9 @@ use crate::protocol::{
 
 /// The manifest of a complete model.
 const MANIFEST: &str = "manifest.json";
+/// The user's settings, in the folder of models.
+const SETTINGS: &str = "settings.json";
+const MAX_SETTINGS: usize = 64 << 10;
 /// Listeners hear of changes this often at most.
 const TELL_MS: f64 = 250.0;
 /// Most files of one import.
@@ -105,6 +108,7 @@ impl Library {
             gpu: String::new(),
             downloads_allowed: true,
             mirror: None,
+            idle_minutes: 0.0,
         };
         let library = Rc::new(Self {
             emit,
@@ -128,10 +132,9 @@ impl Library {
         self.listeners.borrow_mut().remove(client);
     }
 
-    /// Says which model answers and on which graphics adapter (or none).
-    pub(crate) fn set_running(self: &Rc<Self>, model: &str, gpu: &str) {
+    /// Says which model answers.
+    pub(crate) fn set_current(self: &Rc<Self>, model: &str) {
         *self.current.borrow_mut() = model.to_owned();
-        self.machine.borrow_mut().gpu = gpu.to_owned();
         self.changed();
     }
 
@@ -146,7 +149,6 @@ impl Library {
     }
 
     /// Says whether the machine can run a model.
-    #[expect(dead_code, reason = "called when the session knows the limits of the graphics device")]
     pub(crate) fn set_fit(self: &Rc<Self>, model: &str, fit: Fit) {
         self.with(model, |item| item.fit = Some(fit));
         self.changed();
@@ -170,6 +172,31 @@ impl Library {
             _ => return false,
         }
         true
+    }
+
+    /// Says when an unused model is put away.
+    pub(crate) fn set_idle(self: &Rc<Self>, minutes: f64) {
+        self.machine.borrow_mut().idle_minutes = minutes;
+        self.changed();
+    }
+
+    /// Says which graphics adapter there is, or none.
+    pub(crate) fn set_gpu(self: &Rc<Self>, gpu: &str) {
+        self.machine.borrow_mut().gpu = gpu.to_owned();
+        self.changed();
+    }
+
+    /// The stored text of the user's settings.
+    pub(crate) async fn settings(&self) -> Option<String> {
+        let bytes = Folder::models().await.ok()?.document(SETTINGS, MAX_SETTINGS).await.ok()??;
+        String::from_utf8(bytes).ok()
+    }
+
+    /// Stores it. Where that fails the next start has the settings of before: nothing that a user would want to hear of now.
+    pub(crate) async fn keep_settings(&self, text: &str) {
+        if let Ok(models) = Folder::models().await {
+            let _ = models.replace(SETTINGS, text).await;
+        }
     }
 
     /// Opens a stored model for loading; errors have a next step.

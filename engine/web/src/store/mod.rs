@@ -18,7 +18,7 @@ mod library;
 #[cfg(target_arch = "wasm32")]
 mod net;
 #[cfg(target_arch = "wasm32")]
-mod opfs;
+pub(crate) mod opfs;
 #[cfg(target_arch = "wasm32")]
 mod page;
 

@@ -179,7 +179,9 @@ impl<D: Data> Stored<D> {
         };
         let optional_text = |path: &str| self.manifest.find(path).map(|n| self.came(n)).transpose();
         let (tokenizer, tokenizer_config) = match tokenizer {
-            true => (Some(self.came(self.required("tokenizer.json", absent)?)?), optional_text("tokenizer_config.json")?),
+            true => {
+                (Some(self.came(self.required("tokenizer.json", absent)?)?), optional_text("tokenizer_config.json")?)
+            }
             false => (None, None),
         };
         let texts = HuggingFaceTexts {

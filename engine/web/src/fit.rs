@@ -1,0 +1,226 @@
+//! Whether a device can run a model: by the limits it states, never by its name. Pure.
+
+use sotto_core::gpu::Adapter;
+use sotto_core::model::Model;
+use sotto_core::recipes::ModelEntry;
+use sotto_core::weights::{WeightRole, WeightSpec, WeightTable};
+
+use crate::protocol::Fit;
+
+/// What a model asks of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sizes {
+    /// Bytes of the longest row of a weight, as the file stores it: a row is never divided between bindings.
+    pub longest_row: u64,
+    /// Bytes of the weights in the CPU's layout.
+    pub cpu_bytes: u64,
+    /// Of those, bytes that each token reads.
+    pub cpu_bytes_per_token: u64,
+    /// Bytes of a position in the largest cache of keys or values.
+    pub largest_position: u64,
+}
+
+/// What a graphics device states about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// `maxStorageBufferBindingSize`.
+    pub binding: u64,
+    /// `maxBufferSize`.
+    pub buffer: u64,
+}
+
+/// WebGPU's own minimum of `maxStorageBufferBindingSize`: weights are cut to it.
+const LEAST_BINDING: u64 = 128 << 20;
+/// A page and a short answer: with fewer positions a model is of no use.
+const LEAST_CONTEXT: usize = 1024;
+/// What the CPU path reads while it decodes, in bytes a second: docs/performance.md, 96 MB at 49 to 66 tokens a second,
+/// rounded down.
+const CPU_BYTES_PER_SECOND: f64 = 4e9;
+/// Slower than this is not offered.
+const LEAST_TOKENS_PER_SECOND: f64 = 1.0;
+/// WebAssembly addresses 4 GiB; what is not weights has to fit as well.
+const CPU_MOST_BYTES: u64 = 3584 << 20;
+
+impl Sizes {
+    /// The sizes of an opened model.
+    pub fn of(model: &Model) -> Self {
+        let largest = model.recording.kv.iter().map(|kv| (kv.heads * kv.head_dim * 4) as u64).max();
+        Self { largest_position: largest.unwrap_or(0), ..Self::of_weights(&model.weights) }
+    }
+
+    fn of_weights(weights: &WeightTable) -> Self {
+        let mut sizes = Self::default();
+        for (_, spec) in weights.iter() {
+            let bytes = cpu_bytes(spec);
+            sizes.longest_row = sizes.longest_row.max(spec.row_bytes() as u64);
+            sizes.cpu_bytes += bytes;
+            if spec.role != WeightRole::Gathered {
+                sizes.cpu_bytes_per_token += bytes;
+            }
+        }
+        sizes
+    }
+}
+
+/// A weight's bytes on the fast path: codes of 4 or 8 bits with a scale and a minimum for each 32.
+fn cpu_bytes(spec: &WeightSpec) -> u64 {
+    let elements = spec.rows as u64 * spec.cols as u64;
+    let codes = if spec.quant.fits_4_bits() { elements / 2 } else { elements };
+    codes + elements / 8
+}
+
+/// The positions that a model can use on a graphics device, at most `context`; or why it cannot run there, in a sentence
+/// without its full stop.
+pub fn on_gpu(sizes: &Sizes, limits: Limits, context: usize) -> Result<usize, String> {
+    let binding = limits.binding.min(limits.buffer);
+    if sizes.longest_row > binding {
+        return Err(format!(
+            "a row of this model's weights takes {}, and the graphics device binds at most {}",
+            in_words(sizes.longest_row),
+            in_words(binding)
+        ));
+    }
+    let room =
+        binding.checked_div(sizes.largest_position).map_or(context, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    let fitting = context.min(room);
+    if fitting < LEAST_CONTEXT.min(context) {
+        return Err(format!("the graphics device has room for {room} tokens at once, too few to read a page"));
+    }
+    Ok(fitting)
+}
+
+/// Tokens a second that the CPU would write with a model, estimated; or why it is not tried, in a sentence.
+pub fn on_cpu(sizes: &Sizes) -> Result<f64, String> {
+    let rate = CPU_BYTES_PER_SECOND / sizes.cpu_bytes_per_token.max(1) as f64;
+    if rate < LEAST_TOKENS_PER_SECOND {
+        let seconds = 1.0 / rate;
+        return Err(format!("Without it this model would take about {seconds:.1} seconds for each piece of a word."));
+    }
+    if sizes.cpu_bytes > CPU_MOST_BYTES {
+        return Err(format!(
+            "Without it this model would need {} of memory, and a browser gives its engine at most 4 GB.",
+            in_words(sizes.cpu_bytes)
+        ));
+    }
+    Ok(rate)
+}
+
+/// Whether a model that is not here yet would run, as far as its entry tells: limits of rows and caches show when its headers
+/// are here, and memory when it is loaded.
+pub fn before(entry: &ModelEntry, adapter: Option<&Adapter>, smaller: Option<&str>) -> Fit {
+    let offer = smaller.map_or(String::new(), |name| format!(" {name} runs here."));
+    let why = match adapter {
+        Some(adapter) if !adapter.software => {
+            let limits = Limits { binding: adapter.binding_bytes, buffer: adapter.buffer_bytes };
+            match limits.binding.min(limits.buffer) >= LEAST_BINDING {
+                true => return Fit { fits: true, reason: String::new() },
+                false => format!(
+                    "The graphics device binds at most {} at once, which is too little.",
+                    in_words(limits.binding.min(limits.buffer))
+                ),
+            }
+        }
+        Some(_) => "The only graphics device is a software one.".to_owned(),
+        None => "This browser offers no graphics device.".to_owned(),
+    };
+    let sizes = Sizes { cpu_bytes: entry.bytes, cpu_bytes_per_token: entry.bytes, ..Sizes::default() };
+    match on_cpu(&sizes) {
+        Ok(rate) => {
+            Fit { fits: true, reason: format!("{why} The processor would write about {rate:.0} tokens a second.") }
+        }
+        Err(slow) => Fit { fits: false, reason: format!("{why} {slow}{offer}") },
+    }
+}
+
+/// The name to offer instead of a model of `bytes` bytes: the largest that is smaller. `others` are names and sizes.
+pub fn next_smaller<'a>(bytes: u64, others: impl IntoIterator<Item = (&'a str, u64)>) -> Option<&'a str> {
+    others.into_iter().filter(|(_, size)| *size < bytes).max_by_key(|(_, size)| *size).map(|(name, _)| name)
+}
+
+/// "98 MB", "2.1 GB".
+fn in_words(bytes: u64) -> String {
+    let mb = bytes as f64 / 1e6;
+    if mb < 1000.0 { format!("{mb:.0} MB") } else { format!("{:.1} GB", mb / 1000.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sotto_core::quant::QuantType;
+    use sotto_core::weights::Location;
+
+    const MIB: u64 = 1 << 20;
+
+    fn limits(mib: u64) -> Limits {
+        Limits { binding: mib * MIB, buffer: 256 * MIB }
+    }
+
+    fn weight(rows: usize, cols: usize, quant: QuantType, role: WeightRole) -> WeightSpec {
+        let len = (cols / quant.block_len() * quant.block_bytes() * rows) as u64;
+        WeightSpec {
+            name: "w".into(),
+            rows,
+            cols,
+            quant,
+            role,
+            location: Location { file: 0, offset: 0, len },
+            adapter: None,
+        }
+    }
+
+    fn sizes(weights: Vec<WeightSpec>) -> Sizes {
+        let mut table = WeightTable::default();
+        for weight in weights {
+            table.add(weight).unwrap();
+        }
+        Sizes::of_weights(&table)
+    }
+
+    #[test]
+    fn a_context_is_cut_to_what_a_binding_holds_and_refused_when_too_short() {
+        let sizes = Sizes { longest_row: 8960, largest_position: 4096, ..Sizes::default() };
+        assert_eq!(on_gpu(&sizes, limits(128), 8192), Ok(8192));
+        assert_eq!(on_gpu(&sizes, limits(16), 8192), Ok(4096));
+        let refusal = on_gpu(&sizes, limits(2), 8192).unwrap_err();
+        assert!(refusal.contains("512"), "{refusal}");
+        // A model that was made for less is not refused for it.
+        assert_eq!(on_gpu(&sizes, limits(2), 256), Ok(256));
+        // The smaller limit counts.
+        assert_eq!(on_gpu(&sizes, Limits { binding: 1 << 40, buffer: 16 * MIB }, 8192), Ok(4096));
+    }
+
+    #[test]
+    fn a_row_that_no_binding_holds_is_refused_with_both_sizes() {
+        let sizes = Sizes { longest_row: 200 * MIB, ..Sizes::default() };
+        let refusal = on_gpu(&sizes, limits(128), 8192).unwrap_err();
+        assert!(refusal.contains("210 MB") && refusal.contains("134 MB"), "{refusal}");
+    }
+
+    #[test]
+    fn what_is_only_gathered_costs_memory_and_no_time() {
+        let matrix = weight(1024, 1024, QuantType::Q4_0, WeightRole::Matrix);
+        let table = weight(4096, 1024, QuantType::Q8_0, WeightRole::Gathered);
+        let both = sizes(vec![matrix.clone(), table]);
+        assert_eq!(both.cpu_bytes_per_token, sizes(vec![matrix]).cpu_bytes_per_token);
+        assert_eq!(both.cpu_bytes_per_token, 5 * (1 << 20) / 8);
+        assert_eq!(both.cpu_bytes, both.cpu_bytes_per_token + 4 * (1 << 20) * 9 / 8);
+        assert_eq!(both.longest_row, 1088);
+    }
+
+    #[test]
+    fn the_cpu_refuses_what_it_would_run_too_slowly_or_cannot_hold() {
+        let starter = Sizes { cpu_bytes: 96 << 20, cpu_bytes_per_token: 96 << 20, ..Sizes::default() };
+        assert!(on_cpu(&starter).unwrap() > 30.0);
+        let slow = Sizes { cpu_bytes_per_token: 8_000_000_000, ..starter };
+        assert!(on_cpu(&slow).unwrap_err().contains("2.0 seconds"));
+        let large = Sizes { cpu_bytes: 4_900_000_000, ..starter };
+        assert!(on_cpu(&large).unwrap_err().contains("4.9 GB"));
+    }
+
+    #[test]
+    fn the_next_smaller_model_is_offered() {
+        let all = [("Starter", 98), ("E2B", 2100), ("E4B", 4000)];
+        assert_eq!(next_smaller(4000, all), Some("E2B"));
+        assert_eq!(next_smaller(98, all), None);
+    }
+}
