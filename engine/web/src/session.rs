@@ -391,7 +391,7 @@ impl Session {
     pub fn set_policy(&self, #[wasm_bindgen(unchecked_param_type = "Policy")] policy: JsValue) {
         // Settings that cannot be read allow what is allowed without any.
         if let Ok(policy) = serde_wasm_bindgen::from_value(policy) {
-            self.shared.library.set_policy(policy);
+            self.shared.catalog.library().set_policy(policy);
         }
     }
 

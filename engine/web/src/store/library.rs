@@ -527,6 +527,7 @@ impl Library {
                     Some(job) => {
                         job.watch();
                         library.with(&id, |item| item.speed.see(now(), job.progress().0));
+                        job.save_sometimes().await;
                     }
                 }
                 library.changed();
