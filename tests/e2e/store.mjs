@@ -338,6 +338,26 @@ scenario('a source that changes, hides, or is not there', async (stage) => {
   check((await page.here()).status.state === 'here', 'the stored model was harmed')
 }, { downloads: [`${ADDRESS}/`, 'http://nobody.test/tiny2/'] })
 
+scenario('no room on the disk: before it begins, and in the middle', async (stage) => {
+  const { mirror, page } = await begin(stage)
+  const allow = (/** @type {number} */ bytes) => page.tab.send('Storage.overrideQuotaForOrigin', { origin: stage.browser.origin, ...(bytes && { quotaSize: bytes }) })
+  await allow(30_000_000)
+  await page.say(GET)
+  check(/MB more are needed/.test((await page.fails('diskFull')).message), 'it does not say how much is missing')
+  check(mirror.sent < 2 * CHUNK, `it fetched ${mirror.sent} bytes all the same`)
+  await allow(0)
+  mirror.speed = 1 << 21
+  await page.resume()
+  await expect('it is getting', async () => mirror.chunks.length > 6, 60_000)
+  await allow(1)
+  mirror.speed = 0
+  await page.fails('diskFull')
+  await allow(0)
+  await page.resume()
+  await page.here()
+  await isWhole(page)
+}, ONLY_MIRROR)
+
 scenario('two windows at once, and a second engine', async (stage) => {
   const { mirror, page } = await begin(stage)
   mirror.speed = 1 << 20
