@@ -75,7 +75,7 @@ async function setNetwork (to) {
         requestMethods: ['get'],
         resourceTypes: ['xmlhttprequest'],
         // The hub sends on to hosts of its own choice.
-        urlFilter: destination.kind === 'origin' ? `|${destination.origin}/` : '|https://'
+        urlFilter: destination.kind === 'origin' ? `|${destination.origin}/` : '|https:'
       }
     }))
   })
