@@ -391,6 +391,7 @@ mod tests {
                     role: WeightRole::Matrix,
                     location: Location { file: 0, offset, len: rows as u64 * 4 },
                     adapter: None,
+                    scales: None,
                 })
                 .unwrap();
         }
