@@ -113,7 +113,7 @@ async function run (display, name, options, body, note) {
 /** Played by ourselves. */
 const STORE = 'chromewebstore.google.com'
 /** Chromium looks for updates, the time and accounts by itself; none of it carries an initiator. */
-const BROWSERS_OWN = /^((update|clients\d|accounts|www|content-autofill|optimizationguide-pa|safebrowsing|redirector)\.(google|googleapis|gvt1)\.com)$/
+const BROWSERS_OWN = /^((update|clients\d|android\.clients|accounts|www|content-autofill|optimizationguide-pa|safebrowsing|redirector)\.(google|googleapis|gvt1)\.com)$/
 
 /**
  * What breaks the promise that nothing leaves the machine: three witnesses (the extension's own contexts, the browser's
