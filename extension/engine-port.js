@@ -8,6 +8,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   /** The one message to the service worker. */
   const ENSURE_ENGINE = 'ensureEngine'
   const RETRY_DELAYS = [0, 100, 400, 1500]
+  const RECONNECT_MS = 1000
   /** The engine reports progress every few seconds; a request silent for longer has lost its port or its engine. */
   const SILENCE_MS = 30_000
 
@@ -38,10 +39,12 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     #attempts = 0
     #watch = 0
     #onMessage
+    #greeting
 
     /** @param {EnginePortOptions} options */
-    constructor ({ onMessage }) {
+    constructor ({ onMessage, greeting = [] }) {
       this.#onMessage = onMessage
+      this.#greeting = greeting
       this.#connect()
     }
 
@@ -89,8 +92,11 @@ globalThis.__sotto ??= /** @type {any} */ ({})
             if (this.#port !== port) return
             this.#port = null
             if (this.#open.size) this.#connect()
+            // An engine that ends each time must not be started in a circle.
+            else if (this.#greeting.length) setTimeout(() => this.#connect(), RECONNECT_MS)
           })
           this.#port = port
+          for (const message of this.#greeting) this.#post(message)
           this.#resume()
           for (const message of this.#waiting.splice(0)) this.#post(message)
           return
@@ -129,7 +135,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
     /** @param {FromEngine} message */
     #receive (message) {
-      this.#attempts = 0
+      if (message.type !== 'refused') this.#attempts = 0
       for (const state of this.#open.values()) state.heard = Date.now()
       if (message.type === 'refused') {
         // An engine that refuses to go on with what is open will not answer it either.

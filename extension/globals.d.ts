@@ -63,6 +63,8 @@ declare global {
 
   interface EnginePortOptions {
     onMessage: (message: FromEngine) => void
+    /** Sent whenever a port opens, for a page that is to be kept up to date; the port is then opened again when it breaks. */
+    greeting?: ToEngine[]
   }
 
   type PageText = Omit<Source, 'incognito'>

@@ -19,6 +19,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       --small: 12px;
       --body: 14px;
       --title: 16px;
+      --headline: 24px;
       --font: -apple-system, "Segoe UI", Roboto, Cantarell, "Noto Sans", "Liberation Sans", system-ui, sans-serif;
       --mono: ui-monospace, "SF Mono", Consolas, "Liberation Mono", monospace;
       color-scheme: light dark;
@@ -56,11 +57,16 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
     .sotto button { font: inherit; color: inherit; background: none; border: 0; margin: 0; padding: 0; cursor: pointer; text-align: start; }
     .sotto button:disabled { cursor: default; opacity: 0.45; }
-    .sotto :is(button, summary, a, textarea, [tabindex="0"]):focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; border-radius: 6px; }
+    .sotto :is(button, summary, a, textarea, input, select, [tabindex="0"]):focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; border-radius: 6px; }
+    .sotto a { color: inherit; }
+    .sotto a:is(.quiet, .plain, .solid) { text-decoration: none; }
     .sotto .quiet { display: inline-flex; align-items: center; gap: 6px; min-height: 32px; padding: 4px 9px; border-radius: 8px; font-size: var(--small); font-weight: 500; color: var(--muted); }
-    .sotto .quiet:hover:enabled { background: var(--raised); color: var(--ink); }
+    .sotto .quiet:is(a, :enabled):hover { background: var(--raised); color: var(--ink); }
     .sotto .solid { display: inline-flex; align-items: center; justify-content: center; gap: 8px; min-height: 40px; padding: 8px 16px; border-radius: 10px; font-weight: 600; background: var(--accent); color: var(--accent-ink); }
     .sotto .solid:hover:enabled { filter: brightness(1.08); }
+    .sotto .plain { display: inline-flex; align-items: center; justify-content: center; gap: 8px; min-height: 40px; padding: 8px 16px; border: 1px solid var(--line); border-radius: 10px; font-weight: 500; color: var(--ink); }
+    .sotto .plain:is(a, :enabled):hover { background: var(--raised); }
+    .sotto :is(input, select) { font: inherit; color: inherit; min-height: 40px; padding: 8px 12px; border: 1px solid var(--line); border-radius: 10px; background: var(--raised); }
     .sotto .round { display: grid; place-items: center; width: 32px; height: 32px; border-radius: 8px; color: var(--muted); }
     .sotto .round:hover:enabled { background: var(--raised); color: var(--ink); }
 

@@ -8,15 +8,24 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
   /** Outlines on a 16-unit square. @type {Record<string, string>} */
   const ICONS = {
+    chevron: 'M4.5 6.5L8 10l3.5-3.5',
     close: 'M4 4l8 8M12 4l-8 8',
     copy: 'M6.5 5.5h6a1 1 0 0 1 1 1v6a1 1 0 0 1-1 1h-6a1 1 0 0 1-1-1v-6a1 1 0 0 1 1-1zM10.5 5.5v-2a1 1 0 0 0-1-1h-6a1 1 0 0 0-1 1v6a1 1 0 0 0 1 1h2',
     done: 'M3.5 8.5l3 3 6-7',
+    download: 'M8 2.8v7.4M4.8 7.2L8 10.4l3.2-3.2M3 13.2h10',
+    file: 'M4.2 2.2h4.9l3 3v8.6H4.2zM9 2.4v3h3',
+    folder: 'M2.2 12.6V3.9h4l1.4 1.6h6.2v7.1z',
     info: 'M8 14.2A6.2 6.2 0 1 0 8 1.8a6.2 6.2 0 0 0 0 12.4zM8 7.4v3.6M8 4.9v.1',
+    open: 'M6.5 3.5H3.4v9.1h9.1V9.5M9.2 2.9h3.9v3.9M13 3L7.6 8.4',
+    pause: 'M5.4 3.6v8.8M10.6 3.6v8.8',
     pen: 'M3 13l.7-2.9L10.8 3a1.2 1.2 0 0 1 1.7 0l.5.5a1.2 1.2 0 0 1 0 1.7L5.9 12.3 3 13z',
     quote: 'M3 4.5h10M3 8h10M3 11.5h6',
+    play: 'M5 3.2l7.2 4.8L5 12.8z',
+    remove: 'M3 4.4h10M6.4 4.2V2.6h3.2v1.6M4.4 4.6l.6 8.8h6l.6-8.8M6.9 7v4M9.1 7v4',
     replace: 'M3 5.5h8.5M9 3l2.5 2.5L9 8M13 10.5H4.5M7 8l-2.5 2.5L7 13',
     restart: 'M3 8a5 5 0 1 0 1.6-3.7M3 2.5v3h3',
     fresh: 'M8 3.2v9.6M3.2 8h9.6',
+    shield: 'M8 1.9l5 1.8v4c0 3-2 5.3-5 6.4-3-1.1-5-3.4-5-6.4v-4zM5.7 7.9l1.7 1.7 3-3.3',
     send: 'M8 13V3.5M3.8 7.5L8 3.3l4.2 4.2',
     stop: 'M4.5 4.5h7v7h-7z',
     warn: 'M8 2.2l6.3 11.3H1.7L8 2.2zM8 6.5v3.2M8 11.6v.1'

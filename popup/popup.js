@@ -1,5 +1,6 @@
 // The popup: a conversation about the active tab's document.
 import { readTab, run } from '../extension/tab.js'
+import { ModelPicker } from './picker.js'
 /** @import { EngineState, Failure, FromEngine, Source, Task } from '../offscreen/pkg/engine.js' */
 /** @typedef {{ task: Task, selectionText: string, title: string, url: string, incognito: boolean, tabId: number, failure: Failure, at: number }} Handoff */
 
@@ -34,8 +35,11 @@ const turns = new Map()
 /** The turn kept in sight, until the user scrolls. @type {HTMLElement | null} */
 let following = null
 
-const port = new EnginePort({ onMessage: receive })
+const port = new EnginePort({ onMessage: receive, greeting: [{ type: 'models' }] })
 port.send({ type: 'warm' })
+const picker = new ModelPicker(
+  { button: $('model', HTMLButtonElement), name: $('model-name', HTMLElement), list: $('models', HTMLElement), coming: $('coming', HTMLElement), offer: $('offer', HTMLElement) },
+  (message) => port.send(message), announce)
 question.focus()
 start()
 
@@ -155,10 +159,11 @@ async function show ({ tabId, documentId }, { text, start, end }) {
 
 /** @param {FromEngine} message */
 function receive (message) {
+  if ('reason' in message) return showFailure(message.reason)
   switch (message.type) {
     case 'status': return showEngine(message.engine)
+    case 'models': return picker.draw(message)
     case 'attached': known ||= message.requests.length > 0; return
-    case 'refused': return showFailure(message.reason)
     case 'update': {
       const { request, event } = message
       if (event.kind === 'started' && !turns.has(request)) addTurn(request, event.task)
@@ -204,7 +209,7 @@ function showEngine (engine) {
       return
     }
     case 'ready':
-      $('device-name', HTMLElement).textContent = `${engine.model} · runs on ${engine.device}`
+      $('device-name', HTMLElement).textContent = `Runs on ${engine.device}`
       $('device-reason', HTMLElement).textContent = engine.deviceReason
       $('advice', HTMLElement).textContent = engine.advice
       return
@@ -233,9 +238,10 @@ question.addEventListener('keydown', (event) => {
   event.preventDefault()
   form.requestSubmit()
 })
-// Escape stops what is being written first; only then does it close the popup.
+// Escape closes the list of models first, then stops what is being written; only then does it close the popup.
 addEventListener('keydown', (event) => {
   if (event.key !== 'Escape') return
+  if (picker.close()) return event.preventDefault()
   if (!running().length) return
   event.preventDefault()
   stopAll()

@@ -101,16 +101,17 @@ export function hashes (bytes) {
 
 /**
  * A Hugging Face folder of some 70 MB that the engine can describe: a tiny llama with a long vocabulary, and between its tensors
- * 30 MB that no text model needs. @returns {Map<string, Buffer>}
+ * 30 MB that no text model needs. A longer vocabulary makes it larger; its rows are zero then.
+ * @param {number} [vocabulary] @returns {Map<string, Buffer>}
  */
-export function tinyModel () {
+export function tinyModel (vocabulary = 400_000) {
   const golden = join(REPOSITORY, 'tests/golden/shapes/smollm-hf')
   const original = readFileSync(join(golden, 'model.safetensors'))
   const headerLength = Number(original.readBigUInt64LE(0))
   /** @type {Record<string, { dtype: string, shape: number[], data_offsets: [number, number] }>} */
   const tensors = JSON.parse(original.subarray(8, 8 + headerLength).toString())
   const config = JSON.parse(readFileSync(join(golden, 'config.json'), 'utf8'))
-  config.vocab_size = 400_000
+  config.vocab_size = vocabulary
   /** @type {Record<string, { dtype: string, shape: number[], data_offsets: [number, number] }>} */
   const header = {}
   let end = 0
@@ -125,7 +126,7 @@ export function tinyModel () {
   const weights = Buffer.alloc(8 + json.length + end)
   weights.writeBigUInt64LE(BigInt(json.length))
   json.copy(weights, 8)
-  randomFillSync(weights, 8 + json.length)
+  randomFillSync(weights, 8 + json.length, Math.min(end, 100_000_000))
   return new Map([
     ['config.json', Buffer.from(JSON.stringify(config))],
     ['tokenizer.json', readFileSync(join(golden, 'tokenizer.json'))],

@@ -18,7 +18,7 @@ pub(crate) fn demo(arguments: &[String]) -> Result<()> {
     setup::node()?;
     setup::gestures()?;
     let chromium = setup::chromium()?;
-    bundle::build()?;
+    bundle::build(bundle::Pace::Shipped)?;
     run(script("tests/browser/demo.mjs", &chromium).args(arguments))
 }
 
@@ -36,6 +36,6 @@ pub(crate) fn read(arguments: &[String]) -> Result<()> {
 pub(crate) fn bench(arguments: &[String]) -> Result<()> {
     setup::node_modules()?;
     let chromium = setup::chromium()?;
-    bundle::build()?;
+    bundle::build(bundle::Pace::Shipped)?;
     run(script("tests/bench/run.mjs", &chromium).args(arguments))
 }

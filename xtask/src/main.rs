@@ -8,12 +8,13 @@ mod setup;
 mod shell;
 mod steps;
 
+use bundle::Pace;
 use shell::Result;
 
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  build                       makes dist/, which Chrome and Edge load unpacked
+  build [--quick]             makes dist/, which Chrome and Edge load unpacked; quick: modules that run slower, in a fraction of the time
   model                       fetches and checks the starter model, prints its path
   demo [--page URL] [--shots DIR] [--gpu]
                               right-click, Summarize, on an article, in a real browser; with a display the browser stays open
@@ -40,7 +41,10 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         return Ok(());
     };
     match command.as_str() {
-        "build" => no_more(rest).and_then(|()| bundle::build()),
+        "build" => match rest {
+            [quick] if quick == "--quick" => bundle::build(Pace::Quick),
+            _ => no_more(rest).and_then(|()| bundle::build(Pace::Shipped)),
+        },
         "model" => no_more(rest).and_then(|()| model::fetch()).map(|path| println!("{}", path.display())),
         "demo" => browser::demo(rest),
         "read" => browser::read(rest),

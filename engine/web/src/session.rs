@@ -225,11 +225,13 @@ impl Shared {
         if let Ok(entry) = self.catalog.entry(&settings.model).await {
             self.set_entry(entry);
         }
+        self.catalog.library().set_idle(settings.idle_minutes);
         *self.settings.borrow_mut() = settings;
     }
 
     /// Takes new settings and stores them.
     async fn keep(&self, settings: Settings) {
+        self.catalog.library().set_idle(settings.idle_minutes);
         *self.settings.borrow_mut() = settings.clone();
         self.catalog.keep(&settings).await;
     }

@@ -91,6 +91,7 @@ impl Library {
             gpu: String::new(),
             downloads_allowed: true,
             mirror: None,
+            idle_minutes: 0.0,
         };
         let library = Rc::new(Self {
             emit,
@@ -144,6 +145,12 @@ impl Library {
             _ => return false,
         }
         true
+    }
+
+    /// Says when an unused model is put away.
+    pub(crate) fn set_idle(self: &Rc<Self>, minutes: f64) {
+        self.machine.borrow_mut().idle_minutes = minutes;
+        self.changed();
     }
 
     /// Says which graphics adapter there is, or none.
