@@ -247,7 +247,9 @@ scenario('a lost graphics device: the answer goes on where it was', async (stage
   // Lost while nothing runs.
   await devices.destroy()
   await client.ask('after', { kind: 'summarize' })
-  check((await client.done('after')).text === whole.text, 'it is another answer after a loss between requests')
+  const after = await written(client, 'after', 200)
+  await client.send({ type: 'stop', request: 'after' })
+  check(whole.text.startsWith(after.trim()), `it is another answer after a loss between requests: "${after}"`)
   stage.note(`${whole.text.length} letters`)
 }, { gpu: 'software', ...DOWNLOADS })
 
