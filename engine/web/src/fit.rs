@@ -180,6 +180,7 @@ mod tests {
             quant,
             role,
             location: Location { file: 0, offset: 0, len },
+            scales: None,
             adapter: None,
         }
     }
