@@ -2,11 +2,11 @@
 // or `{ module, tokenizer, text }`.
 addEventListener('message', async ({ data: { module, model, bytes, device, bench, check, only = [], tokenizer, text } }) => {
   try {
-    const { default: init, Lab, measureTokenizer } = await import(`/offscreen/pkg/${module}.js`)
+    const { default: init, Lab } = await import(`/offscreen/pkg/${module}.js`)
     await init()
     if (tokenizer) {
       const json = new Uint8Array(await (await fetch(tokenizer)).arrayBuffer())
-      return postMessage({ result: JSON.parse(measureTokenizer(json, text)) })
+      return postMessage({ result: JSON.parse(Lab.measureTokenizer(json, text)) })
     }
     const lab = await Lab.load(model, bytes, device)
     if (!bench) return postMessage({ result: await lab.check(model, bytes, check, ...only) })

@@ -32,9 +32,10 @@ export class Lab {
 
   /** @param {Job} job @returns {Promise<any>} */
   async run ({ module = 'engine', ...job }) {
+    const weights = job.device ? { model: `${this.origin}/model.gguf`, bytes: statSync(MODEL).size } : {}
     const tab = await this.browser.open(`${this.origin}/tests/browser/lab.html`)
     try {
-      return await tab.eval((job) => /** @type {any} */ (window).lab(job), { module, model: `${this.origin}/model.gguf`, bytes: statSync(MODEL).size, ...job })
+      return await tab.eval((job) => /** @type {any} */ (window).lab(job), { module, ...weights, ...job })
     } finally {
       await tab.close()
     }

@@ -5,7 +5,8 @@ import { spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
-import { fileURLToPath, pathToFileURL } from 'node:url'
+import { fileURLToPath } from 'node:url'
+import { Worker } from 'node:worker_threads'
 /** @import { FromEngine } from '../../offscreen/pkg/engine.js' */
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
@@ -46,27 +47,22 @@ test('the compiler takes each fixture for its type, and nothing like it', () => 
 const form = (value) => `${value.type ?? value.kind ?? value.state} { ${Object.keys(value).sort().join()} }`
 
 test('the shipped engine understands every message to it, and answers in the form of the fixtures', async () => {
-  const { initSync, Session } = await import(pathToFileURL(join(PKG, 'engine_plain.js')).href)
-  initSync({ module: readFileSync(join(PKG, 'engine_plain_bg.wasm')) })
-  /** @type {FromEngine[]} */
-  const heard = []
-  const session = new Session((/** @type {string} */ _client, /** @type {FromEngine} */ message) => heard.push(message))
-  session.connect('1')
-  for (const { file, type, value } of fixtures) {
-    if (type !== 'ToEngine') continue
-    const before = heard.length
-    session.receive('1', value)
-    const refused = heard.slice(before).find((message) => message.type === 'refused' && message.reason.code === 'badMessage')
-    assert.equal(refused, undefined, `${file} was refused`)
-  }
-  const before = heard.length
-  session.receive('1', { type: 'noSuchMessage' })
-  assert.equal(heard[before]?.type, 'refused')
+  const messages = fixtures.filter(({ type }) => type === 'ToEngine').map(({ file, value }) => ({ file, value }))
+  const worker = new Worker(new URL('engine.mjs', import.meta.url), { workerData: { pkg: PKG, messages: [...messages, { file: '', value: { type: 'noSuchMessage' } }] } })
+  /** @type {{ answers: { file: string, heard: FromEngine[] }[], fetched: string[] }} */
+  const { answers, fetched } = await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))
+  await worker.terminate()
 
+  for (const { file, heard } of answers) {
+    const refused = heard.some((message) => message.type === 'refused' && message.reason.code === 'badMessage')
+    assert.equal(refused, !file, file || 'a message that does not exist')
+  }
   const known = new Set(fixtures.filter(({ type }) => type === 'FromEngine' || type === 'Event' || type === 'EngineState').map(({ value }) => form(value)))
+  const heard = answers.flatMap((answer) => answer.heard)
   for (const message of heard) {
     const inner = message.type === 'update' ? [message.event] : message.type === 'status' ? [message.engine] : []
     for (const part of [message, ...inner]) assert.ok(known.has(form(part)), `no fixture has the form of ${JSON.stringify(part)}`)
   }
   assert.ok(heard.some(({ type }) => type === 'update') && heard.some(({ type }) => type === 'attached'), 'the engine said nothing')
+  assert.deepEqual(fetched.filter((address) => !/starter/.test(address)), [])
 })

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Instant;
 
+use sotto_core::check::fixture::Ranges;
 use sotto_core::cpu::CpuPath;
 use sotto_core::generate::{Executor, Generator, Progress};
 use sotto_core::model::Stages;
 use sotto_core::recording::Step;
-use sotto_core::sampler::{Sampler, SamplerOptions};
+use sotto_core::sampler::{Sampler, SamplerOptions, argmax};
 use sotto_core::tokenizer::{Detokenizer, Message, Role, Specials};
 use sotto_core::{Error, Result};
 
@@ -64,6 +65,33 @@ fn next(generator: &mut Generator) -> Result<Vec<f32>> {
             return Ok(logits);
         }
     }
+}
+
+/// Prints the greedy continuation of ids spread over the vocabulary: the same task wherever it runs, without a tokenizer.
+pub(crate) fn greedy(arguments: &Arguments) -> Result<bool> {
+    let weights = load::Weights::open(arguments.model()?)?;
+    let mut generator = weights.generator(arguments.device(CpuPath::Reference)?, Stages::Dropped, Ranges::Kept)?;
+    let recording = generator.recording();
+    let vocab = recording.logits.map_or(1, |id| recording.info(id).cols) as u32;
+    let prompt: Vec<u32> =
+        (0..arguments.number("tokens", 16u32)?).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect();
+    generator.start(&prompt)?;
+    let mut ids = Vec::new();
+    let mut gaps = Vec::new();
+    for _ in 0..arguments.number("new", 32)? {
+        let logits = next(&mut generator)?;
+        let id = argmax(&logits)?;
+        let best = logits.get(id as usize).copied().unwrap_or_default();
+        let second =
+            logits.iter().enumerate().filter(|(i, _)| *i != id as usize).map(|(_, v)| *v).fold(f32::MIN, f32::max);
+        ids.push(id);
+        gaps.push(best - second);
+        if !generator.accept(id) {
+            break;
+        }
+    }
+    println!("{}", serde_json::json!({ "prompt": prompt, "ids": ids, "gaps": gaps }));
+    Ok(true)
 }
 
 pub(crate) fn bench(arguments: &Arguments) -> Result<bool> {

@@ -307,13 +307,13 @@ impl<'a> Writer<'a> {
     /// Generates one attempt's output, the seed in front; `None` when the user stopped it.
     async fn attempt(&mut self, attempt: &Attempt, streams: bool) -> sotto_core::Result<Option<Output>> {
         let prompt = draft::prompt(attempt, &self.chat()?, &self.host.model.tokenizer)?;
-        let (stop_ids, tables) = (self.stop_ids()?, self.host.guard_tables());
+        let (stop_ids, host) = (self.stop_ids()?, &self.host);
         // Another try is another answer, where the recipe leaves room for one.
         let mut attempt = attempt.clone();
         if let Some(sampler) = attempt.options.sampler.as_mut().filter(|s| s.temperature > 0.0) {
             sampler.seed = random_seed();
         }
-        let mut writer = draft::Writer::new(&attempt, &self.host.model.tokenizer, &stop_ids, &tables)?;
+        let mut writer = draft::Writer::new(&attempt, &host.model.tokenizer, &stop_ids, &|| host.guard_tables())?;
         let words: usize = attempt.messages.iter().map(|m| count_words(&m.content)).sum();
         let Some(mut logits) = self.read_prompt(&prompt, words).await? else { return Ok(None) };
         let from = now();

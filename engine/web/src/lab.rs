@@ -22,7 +22,7 @@ pub struct Lab {
     load_ms: f64,
 }
 
-fn thrown(error: Error) -> JsError {
+pub(crate) fn thrown(error: Error) -> JsError {
     JsError::new(&error.to_string())
 }
 
@@ -35,7 +35,7 @@ fn preference(device: &str) -> Result<Preference> {
     }
 }
 
-async fn next(generator: &mut Generator) -> Result<Vec<f32>> {
+pub(crate) async fn next(generator: &mut Generator) -> Result<Vec<f32>> {
     loop {
         if let Progress::Logits(logits) = generator.advance().await? {
             return Ok(logits);
@@ -43,7 +43,7 @@ async fn next(generator: &mut Generator) -> Result<Vec<f32>> {
     }
 }
 
-async fn whole(url: &str) -> Result<Vec<u8>> {
+pub(crate) async fn whole(url: &str) -> Result<Vec<u8>> {
     let file = PackagedFile::open(url).await?;
     let mut bytes = Vec::new();
     while let Some(piece) = file.next().await? {
@@ -53,7 +53,7 @@ async fn whole(url: &str) -> Result<Vec<u8>> {
 }
 
 /// Bytes of WASM memory in use; it never shrinks, so this is also the peak.
-fn memory_bytes() -> f64 {
+pub(crate) fn memory_bytes() -> f64 {
     wasm_bindgen::memory()
         .dyn_into::<js_sys::WebAssembly::Memory>()
         .ok()
@@ -61,26 +61,26 @@ fn memory_bytes() -> f64 {
         .map_or(0.0, |b| f64::from(b.byte_length()))
 }
 
-/// Reads a `tokenizer.json` and encodes `text` as a page's. Answers JSON: milliseconds of both, entries, tokens, memory.
-#[wasm_bindgen(js_name = measureTokenizer)]
-pub fn measure_tokenizer(json: Vec<u8>, text: &str) -> core::result::Result<String, JsError> {
-    let start = now();
-    let tokenizer = Tokenizer::from_json(&json, None).map_err(thrown)?;
-    drop(json);
-    let loaded = now();
-    let tokens = tokenizer.encode(text, Specials::Off).len();
-    let report = serde_json::json!({
-        "loadMs": loaded - start,
-        "encodeMs": now() - loaded,
-        "entries": tokenizer.vocab_len(),
-        "tokens": tokens,
-        "wasmMemoryBytes": memory_bytes(),
-    });
-    Ok(report.to_string())
-}
-
 #[wasm_bindgen]
 impl Lab {
+    /// Reads a `tokenizer.json` and encodes `text` as a page's. Answers JSON: milliseconds of both, entries, tokens, memory.
+    #[wasm_bindgen(js_name = measureTokenizer)]
+    pub fn measure_tokenizer(json: Vec<u8>, text: &str) -> core::result::Result<String, JsError> {
+        let start = now();
+        let tokenizer = Tokenizer::from_json(&json, None).map_err(thrown)?;
+        drop(json);
+        let loaded = now();
+        let tokens = tokenizer.encode(text, Specials::Off).len();
+        let report = serde_json::json!({
+            "loadMs": loaded - start,
+            "encodeMs": now() - loaded,
+            "entries": tokenizer.vocab_len(),
+            "tokens": tokens,
+            "wasmMemoryBytes": memory_bytes(),
+        });
+        Ok(report.to_string())
+    }
+
     /// Loads a GGUF of `bytes` bytes on `device`: "cpu" (the fast path), "reference", or "gpu" (any adapter).
     pub async fn load(url: &str, bytes: f64, device: &str) -> core::result::Result<Lab, JsError> {
         let start = now();

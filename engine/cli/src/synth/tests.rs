@@ -62,7 +62,7 @@ fn the_engine_runs_both_tiny_files() {
         assert_eq!((opened.model.architecture, opened.model.bos), ("gemma4", Some(2)), "{kind}");
         assert!(opened.model.eos.contains(&106), "{kind}");
         let mut generator =
-            load::generator(&opened, DeviceChoice::Cpu(CpuPath::Reference), Stages::Dropped).expect("it loads");
+            load::generator(&opened, DeviceChoice::Cpu(CpuPath::Reference), Stages::Dropped, None).expect("it loads");
         generator.start(&[2, 120, 121, 122]).expect("it fits");
         let mut ids = Vec::new();
         for _ in 0..24 {

@@ -40,8 +40,14 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Prepares an answer. `stop_ids` end it; `tables` are the vocabulary's, made once per model.
-    pub fn new(attempt: &Attempt, tokenizer: &Tokenizer, stop_ids: &[u32], tables: &Arc<GuardTables>) -> Result<Self> {
+    /// Prepares an answer. `stop_ids` end it; `tables` are the vocabulary's, made once per model and only for an attempt with a guard:
+    /// of a large vocabulary they take tens of megabytes.
+    pub fn new(
+        attempt: &Attempt,
+        tokenizer: &Tokenizer,
+        stop_ids: &[u32],
+        tables: &dyn Fn() -> Arc<GuardTables>,
+    ) -> Result<Self> {
         let options = attempt.options.clone();
         let mut processors: Vec<Box<dyn LogitsProcessor>> = Vec::new();
         if options.boost != 0.0 {
@@ -51,7 +57,7 @@ impl Writer {
             processors.push(Box::new(NoRepeat { n: options.ngram }));
         }
         if options.guard {
-            processors.push(Box::new(Guard::new(Arc::clone(tables), &attempt.guard_source)));
+            processors.push(Box::new(Guard::new(tables(), &attempt.guard_source)));
         }
         let sampler = Sampler::new(options.sampler.clone().unwrap_or_default())?;
         // After a seed, or a prompt, a leading space is text.
@@ -119,9 +125,23 @@ mod tests {
         tokenizer::{GgufTokenizer, Message, Role},
     };
 
-    /// Words of byte-level BPE, where Ġ is a space and Ċ a line end; the last two are control tokens.
-    const TOKENS: [&str; 12] =
-        ["It", "Ġcost", "Ġ", "4", "2", ".", "ĠBob", "ĠElena", "Ċ", "Ġit", "<|im_start|>", "<|im_end|>"];
+    /// Words of byte-level BPE, where Ġ is a space and Ċ a line end; the last four are control tokens.
+    const TOKENS: [&str; 14] = [
+        "It",
+        "Ġcost",
+        "Ġ",
+        "4",
+        "2",
+        ".",
+        "ĠBob",
+        "ĠElena",
+        "Ċ",
+        "Ġit",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|channel>",
+        "<channel|>",
+    ];
 
     fn tokenizer() -> Tokenizer {
         let kinds: Vec<i32> = TOKENS.iter().map(|t| if t.starts_with('<') { 3 } else { 1 }).collect();
@@ -140,7 +160,7 @@ mod tests {
     fn write(options: serde_json::Value, wishes: &[&str]) -> (Vec<u32>, String, Writer) {
         let tokenizer = tokenizer();
         let tables = Arc::new(GuardTables::new(&tokenizer));
-        let mut writer = Writer::new(&attempt(options), &tokenizer, &[11], &tables).unwrap();
+        let mut writer = Writer::new(&attempt(options), &tokenizer, &[11], &|| Arc::clone(&tables)).unwrap();
         let mut shown = String::new();
         for wish in wishes {
             let mut logits = vec![0.0; TOKENS.len()];
@@ -160,6 +180,16 @@ mod tests {
             write(serde_json::json!({ "maxTokens": 9 }), &["Ġcost", "Ġ", "4", "<|im_end|>", "Ġit"]);
         assert_eq!(ids, [1, 2, 3]);
         assert_eq!((shown.as_str(), writer.text(), writer.ended()), ("It cost 4", "It cost 4", true));
+    }
+
+    #[test]
+    fn thinking_counts_as_tokens_and_not_as_text() {
+        let options = || serde_json::json!({ "maxTokens": 9, "stop": "newline" });
+        let (ids, shown, writer) =
+            write(options(), &["<|channel>", "Ġcost", "Ċ", "4", "<channel|>", "Ġcost", "Ġ", "2", "<|im_end|>"]);
+        assert_eq!((ids.len(), shown.as_str(), writer.text()), (8, "It cost 2", "It cost 2"));
+        let (_, shown, writer) = write(serde_json::json!({ "maxTokens": 3 }), &["<|channel>", "Ġcost", "4", "2"]);
+        assert_eq!((shown.as_str(), writer.ended()), ("It", false), "cut off while thinking");
     }
 
     #[test]
@@ -193,7 +223,7 @@ mod tests {
         let tokenizer = tokenizer();
         let tables = Arc::new(GuardTables::new(&tokenizer));
         let options = serde_json::json!({ "maxTokens": 9, "guard": true, "boost": 1.0 });
-        let mut writer = Writer::new(&attempt(options), &tokenizer, &[11], &tables).unwrap();
+        let mut writer = Writer::new(&attempt(options), &tokenizer, &[11], &|| Arc::clone(&tables)).unwrap();
         assert!(writer.step(&mut [f32::NAN; 12], &tokenizer).is_err());
         assert!(writer.step(&mut [], &tokenizer).is_err());
         // Fewer logits than tokens, as of a damaged file: no panic.
@@ -218,7 +248,7 @@ mod tests {
         let plan = ModelEntry::starter().unwrap().plan(&Action::Explain, subject, &[]);
         let tokenizer = tokenizer();
         let tables = Arc::new(GuardTables::new(&tokenizer));
-        let mut writer = Writer::new(&plan.drafts[0].attempts[0], &tokenizer, &[11], &tables).unwrap();
+        let mut writer = Writer::new(&plan.drafts[0].attempts[0], &tokenizer, &[11], &|| Arc::clone(&tables)).unwrap();
         for wish in [9, 1, 5] {
             let mut logits = vec![0.0; TOKENS.len()];
             logits[wish] = 5.0;

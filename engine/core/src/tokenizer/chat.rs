@@ -288,7 +288,7 @@ impl Tokenizer {
 }
 
 /// What a model's turn says without its thinking, as its templates strip it: what was never closed goes as well.
-fn spoken<'a>(content: &'a str, thinking: Option<Frame>, trims: bool) -> Vec<&'a str> {
+fn spoken(content: &str, thinking: Option<Frame>, trims: bool) -> Vec<&str> {
     let mut parts: Vec<&str> = match thinking {
         Some((open, close)) => content.split(close).map(|part| part.split(open).next().unwrap_or(part)).collect(),
         None => vec![content],
