@@ -141,7 +141,7 @@ impl GpuWeights {
             if packing.has_own_scales() {
                 let scales = spec.scales.map(|scales| (scales, table.get(scales)));
                 let Some((scales, of)) =
-                    scales.filter(|(_, of)| of.rows == spec.rows && spec.cols % of.cols.max(1) == 0)
+                    scales.filter(|(_, of)| of.rows == spec.rows && spec.cols.is_multiple_of(of.cols.max(1)))
                 else {
                     return Err(Error::format(&spec.name, "its scales are missing, or do not match its shape"));
                 };
