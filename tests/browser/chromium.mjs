@@ -98,13 +98,19 @@ export class Browser {
       const { id } = await cdp.send('Extensions.loadUnpacked', { path: extension }, undefined, 60_000)
       browser.id = id
       // Its shortcuts and menus are registered a moment later; no user is as quick as a test.
-      const worker = await browser.serviceWorker()
-      // A worker that has just begun has no API yet.
-      await expect('the shortcuts are registered', () => worker.eval('globalThis.chrome?.commands?.getAll().then((all) => all.some((c) => c.shortcut))'))
+      // A worker of a profile that was used before may be replaced while it is asked, and then never answers.
+      await expect('the shortcuts are registered', () => Promise.race([browser.#isRegistered(), sleep(4000)]), 60_000)
       await sleep(300)
-      await worker.detach()
     }
     return browser
+  }
+
+  async #isRegistered () {
+    const worker = await this.serviceWorker()
+    // One that has just begun has no API yet.
+    const registered = await worker.eval('globalThis.chrome?.commands?.getAll().then((all) => all.some((c) => c.shortcut))')
+    await worker.detach()
+    return registered
   }
 
   get origin () {

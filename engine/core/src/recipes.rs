@@ -55,6 +55,9 @@ pub struct ModelEntry {
     pub file: String,
     /// Bytes of weights that are kept on disk: the file's size, or the size of its text tensors where only they are kept.
     pub bytes: u64,
+    /// Weights that each token reads and whose type has no fast form on the CPU; 0 if all types have one.
+    #[serde(default)]
+    pub slow_weights: u64,
     /// The file's SHA-256, 64 hexadecimal digits; `None` if it is not known.
     #[serde(default)]
     pub sha256: Option<String>,

@@ -14,8 +14,10 @@ pub struct Sizes {
     pub longest_row: u64,
     /// Bytes of the weights in the CPU's layout.
     pub cpu_bytes: u64,
-    /// Of those, bytes that each token reads.
+    /// Of those, bytes that each token reads on the fast path.
     pub cpu_bytes_per_token: u64,
+    /// Weights that each token reads and whose type the fast path does not have.
+    pub slow_weights_per_token: u64,
     /// Bytes of a position in the largest cache of keys or values.
     pub largest_position: u64,
 }
@@ -36,6 +38,8 @@ const LEAST_CONTEXT: usize = 1024;
 /// What the CPU path reads while it decodes, in bytes a second: docs/performance.md, 96 MB at 49 to 66 tokens a second,
 /// rounded down.
 const CPU_BYTES_PER_SECOND: f64 = 4e9;
+/// Weights a second that the plain loop gets through at the very most: its decoding of a code takes several instructions.
+const SLOW_WEIGHTS_PER_SECOND: f64 = 2e8;
 /// Slower than this is not offered.
 const LEAST_TOKENS_PER_SECOND: f64 = 1.0;
 /// WebAssembly addresses 4 GiB; what is not weights has to fit as well.
@@ -54,16 +58,22 @@ impl Sizes {
             let bytes = cpu_bytes(spec);
             sizes.longest_row = sizes.longest_row.max(spec.row_bytes() as u64);
             sizes.cpu_bytes += bytes;
-            if spec.role != WeightRole::Gathered {
-                sizes.cpu_bytes_per_token += bytes;
+            match spec.role {
+                WeightRole::Gathered => {}
+                _ if spec.quant.has_own_scales() => sizes.slow_weights_per_token += spec.rows as u64 * spec.cols as u64,
+                _ => sizes.cpu_bytes_per_token += bytes,
             }
         }
         sizes
     }
 }
 
-/// A weight's bytes on the fast path: codes of 4 or 8 bits with a scale and a minimum for each 32.
+/// A weight's bytes on the fast path: codes of 4 or 8 bits with a scale and a minimum for each 32. What it does not have stays
+/// as it is in the file.
 fn cpu_bytes(spec: &WeightSpec) -> u64 {
+    if spec.quant.has_own_scales() {
+        return spec.location.len;
+    }
     let elements = spec.rows as u64 * spec.cols as u64;
     let codes = if spec.quant.fits_4_bits() { elements / 2 } else { elements };
     codes + elements / 8
@@ -91,9 +101,9 @@ pub fn on_gpu(sizes: &Sizes, limits: Limits, context: usize) -> Result<usize, St
 
 /// Tokens a second that the CPU would write with a model, estimated; or why it is not tried, in a sentence.
 pub fn on_cpu(sizes: &Sizes) -> Result<f64, String> {
-    let rate = CPU_BYTES_PER_SECOND / sizes.cpu_bytes_per_token.max(1) as f64;
-    if rate < LEAST_TOKENS_PER_SECOND {
-        let seconds = 1.0 / rate;
+    let seconds = sizes.cpu_bytes_per_token as f64 / CPU_BYTES_PER_SECOND
+        + sizes.slow_weights_per_token as f64 / SLOW_WEIGHTS_PER_SECOND;
+    if seconds > 1.0 / LEAST_TOKENS_PER_SECOND {
         return Err(format!("Without it this model would take about {seconds:.1} seconds for each piece of a word."));
     }
     if sizes.cpu_bytes > CPU_MOST_BYTES {
@@ -102,7 +112,7 @@ pub fn on_cpu(sizes: &Sizes) -> Result<f64, String> {
             in_words(sizes.cpu_bytes)
         ));
     }
-    Ok(rate)
+    Ok(1.0 / seconds.max(1e-6))
 }
 
 /// Whether a model that is not here yet would run, as far as its entry tells: limits of rows and caches show when its headers
@@ -123,7 +133,13 @@ pub fn before(entry: &ModelEntry, adapter: Option<&Adapter>, smaller: Option<&st
         Some(_) => "The only graphics device is a software one.".to_owned(),
         None => "This browser offers no graphics device.".to_owned(),
     };
-    let sizes = Sizes { cpu_bytes: entry.bytes, cpu_bytes_per_token: entry.bytes, ..Sizes::default() };
+    let fast = if entry.slow_weights > 0 { 0 } else { entry.bytes };
+    let sizes = Sizes {
+        cpu_bytes: entry.bytes,
+        cpu_bytes_per_token: fast,
+        slow_weights_per_token: entry.slow_weights,
+        ..Sizes::default()
+    };
     match on_cpu(&sizes) {
         Ok(rate) => {
             Fit { fits: true, reason: format!("{why} The processor would write about {rate:.0} tokens a second.") }
@@ -164,6 +180,7 @@ mod tests {
             quant,
             role,
             location: Location { file: 0, offset: 0, len },
+            scales: None,
             adapter: None,
         }
     }
@@ -213,8 +230,32 @@ mod tests {
         assert!(on_cpu(&starter).unwrap() > 30.0);
         let slow = Sizes { cpu_bytes_per_token: 8_000_000_000, ..starter };
         assert!(on_cpu(&slow).unwrap_err().contains("2.0 seconds"));
+        let packed = Sizes { slow_weights_per_token: 2_280_000_000, ..Sizes::default() };
+        assert!(on_cpu(&packed).unwrap_err().contains("11.4 seconds"));
         let large = Sizes { cpu_bytes: 4_900_000_000, ..starter };
         assert!(on_cpu(&large).unwrap_err().contains("4.9 GB"));
+    }
+
+    #[test]
+    fn before_a_model_is_here_its_entry_and_the_adapter_decide() {
+        let entries = ModelEntry::all().unwrap();
+        let adapter =
+            |software, binding_bytes| Adapter { name: "Any".into(), software, binding_bytes, buffer_bytes: 256 * MIB };
+        let on = |adapter: Option<&Adapter>| before(&entries[1], adapter, Some("Starter"));
+        assert!(on(Some(&adapter(false, 128 * MIB))).fits);
+        for (adapter, word) in [
+            (Some(adapter(false, 64 * MIB)), "67 MB"),
+            (Some(adapter(true, 128 * MIB)), "software"),
+            (None, "no graphics"),
+        ] {
+            let fit = on(adapter.as_ref());
+            assert!(
+                !fit.fits && fit.reason.contains(word) && fit.reason.contains("Starter runs here"),
+                "{}",
+                fit.reason
+            );
+        }
+        assert!(before(&entries[0], None, None).fits);
     }
 
     #[test]

@@ -158,6 +158,9 @@ impl Shared {
     }
 
     fn set_entry(&self, entry: Rc<ModelEntry>) {
+        if self.entry().id == entry.id {
+            return;
+        }
         self.catalog.library().set_current(&entry.id);
         *self.entry.borrow_mut() = entry;
         self.set_state(EngineState::Idle);
@@ -183,8 +186,8 @@ impl Shared {
         };
         if self.entry().id != entry.id {
             drop(self.host.borrow_mut().take());
-            self.set_entry(entry);
         }
+        self.set_entry(entry);
         match self.take_host().await {
             Ok(host) => {
                 self.return_host(host);
