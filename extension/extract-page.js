@@ -1,7 +1,7 @@
 // Reads what a reader of the page can see, as light Markdown, with a map from the text back to the page's nodes. Classic
 // script for the extension's isolated world.
 //
-// One walk over the live, composed tree (open shadow roots, slots, frames of the same site) writes a flat list of tokens and
+// One walk over the live, composed tree (shadow roots, slots, frames of the same site) writes a flat list of tokens and
 // drops what cannot be seen; a pass over the tokens finds the main text; another writes it. Nothing recurses: pages nest as
 // deep as they like. The page is not trusted: nodes are touched through getters of their prototypes only, because a form's
 // fields (and a document's named images) stand in for properties of the same name.
@@ -26,6 +26,10 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   const LEAST_SHARE = 0.15
   /** Lists in lists and quotes in quotes deeper than this are not indented further. */
   const MAX_INDENT = 8
+  /** Rows and columns in which a table's cell is written again, and how much of that there may be in all. */
+  const MAX_SPAN = 1000
+  const MAX_SPANNED_COLUMN = 100
+  const MAX_REPEATED = 100_000
   /** Readings that passages can still be shown from: a page's and a card's, and one before each. */
   const KEPT_READINGS = 4
 
@@ -44,7 +48,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   const ownerDocument = getter(Node.prototype, 'ownerDocument')
   const data = getter(CharacterData.prototype, 'data')
   const localName = getter(Element.prototype, 'localName')
-  const shadowRoot = getter(Element.prototype, 'shadowRoot')
+  const openRoot = getter(Element.prototype, 'shadowRoot')
   const clientWidth = getter(Element.prototype, 'clientWidth')
   const clientHeight = getter(Element.prototype, 'clientHeight')
   const scrollWidth = getter(Element.prototype, 'scrollWidth')
@@ -71,6 +75,22 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   const ELEMENT = 1
   const TEXT = 3
   const ROOT = 11
+
+  /** Elements that an author may hang a shadow tree on; others are not asked about closed ones, which takes longer. */
+  const HOSTS = /-|^(?:article|aside|blockquote|body|div|footer|h[1-6]|header|main|nav|p|section|span)$/
+
+  /** An element's shadow tree, open or closed: a reader sees both. Only an extension's own world can reach closed ones.
+   *  @param {Element} element @returns {ShadowRoot | null} */
+  function shadowRoot (element) {
+    const open = openRoot(element)
+    if (open || !HOSTS.test(localName(element))) return open
+    try {
+      return /** @type {ShadowRoot | null} */ (globalThis.chrome?.dom?.openOrClosedShadowRoot(/** @type {HTMLElement} */ (element))) ?? null
+    } catch {
+      // The browser does not take every element that has such a name for one of its own.
+      return null
+    }
+  }
 
   // ---------------------------------------------------------------------------------------------------- what to leave out
 
@@ -277,6 +297,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
    * @property {number} offset where the text begins in its node
    * @property {number} keep white space as it is: 0 no, 1 line breaks, 2 all
    * @property {number} level of a heading; first number of a list; columns that a cell spans; 1 for a paragraph
+   * @property {number} row of a row, which one it is, the unseen ones counted too; of a cell, how many it spans
    * @property {boolean} head a table's head
    * @property {number} parent
    * @property {number} end of an element
@@ -321,6 +342,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     const result = { tokens, frames: 0, closed: 0, cutOff: false }
     let nodes = 0
     let chars = 0
+    let rows = 0
     /** @type {{ node: Node, element: Element, around: Around, next: Node | null, assigned: Node[] | null, at: number, token: number }[]} */
     const stack = []
 
@@ -343,7 +365,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
     /** @param {number} kind @param {What} what @param {number} parent @returns {Token} */
     const add = (kind, what, parent) => {
-      const token = { kind, what, node: null, text: '', offset: 0, keep: 0, level: 0, head: false, parent, end: 0, aside: 0, editing: false, hint: '', dropped: false, any: 0, chars: 0, links: 0, own: 0, ownLinks: 0, good: 0, noise: 0, hasMain: false, hasTitle: false }
+      const token = { kind, what, node: null, text: '', offset: 0, keep: 0, level: 0, row: 0, head: false, parent, end: 0, aside: 0, editing: false, hint: '', dropped: false, any: 0, chars: 0, links: 0, own: 0, ownLinks: 0, good: 0, noise: 0, hasMain: false, hasTitle: false }
       tokens.push(token)
       return token
     }
@@ -412,6 +434,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       }
       if (tag === 'iframe' || tag === 'frame') return readFrame(element, tag, outer)
       if (tag === 'wbr' || SKIPPED.has(tag)) return
+      if (tag === 'tr') rows++
       const inside = enter(element, tag, outer)
       if (!inside) return
       const role = attribute(element, 'role') ?? ''
@@ -424,6 +447,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       const token = open(element, tag, role, inside, outer)
       if (token) {
         token.parent = outer.token
+        if (token.what === 'row') token.row = rows
         inside.token = tokens.length
         tokens.push(token)
       }
@@ -466,15 +490,15 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     }
 
     if (root === documentElement(ownerDocument(root)) || !bounds) visitRoot(root)
-    else push(shadowRoot(root) ?? root, root, { ...around, token: openRoot() }, 0)
+    else push(shadowRoot(root) ?? root, root, { ...around, token: addRoot() }, 0)
 
     /** @param {Element} top */
     function visitRoot (top) {
       const inside = enter(top, localName(top), around)
       if (!inside) return
-      push(top, top, { ...inside, token: openRoot() }, 0)
+      push(top, top, { ...inside, token: addRoot() }, 0)
     }
-    function openRoot () {
+    function addRoot () {
       add(OPEN, 'block', -1)
       return 0
     }
@@ -638,7 +662,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     if (!what && !editing) return null
 
     /** @type {Token} */
-    const token = { kind: OPEN, what: what || 'block', node: null, text, offset: 0, keep: 0, level, head, parent: -1, end: 0, aside: 0, editing, hint: '', dropped: false, any: 0, chars: 0, links: 0, own: 0, ownLinks: 0, good: 0, noise: 0, hasMain: false, hasTitle: false }
+    const token = { kind: OPEN, what: what || 'block', node: null, text, offset: 0, keep: 0, level, row: 0, head, parent: -1, end: 0, aside: 0, editing, hint: '', dropped: false, any: 0, chars: 0, links: 0, own: 0, ownLinks: 0, good: 0, noise: 0, hasMain: false, hasTitle: false }
     if (what && isBlock(what)) {
       token.aside = asideness(element, tag, role, inside, outer)
       if (tag === 'main' || role === 'main') token.hint = 'main'
@@ -647,7 +671,21 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       token.hasMain = token.hint === 'main'
       token.hasTitle = tag === 'h1'
     }
+    if (what === 'cell') token.row = rowsSpanned(element)
     return token
+  }
+
+  /** How many rows a table's cell stands in: those it asks for, but no more than there are. @param {Element} cell */
+  function rowsSpanned (cell) {
+    const asked = parseInt(attribute(cell, 'rowspan') ?? '1', 10)
+    if (!(asked >= 0) || asked === 1) return 1
+    let rows = 1
+    const own = parentNode(cell)
+    // Zero means: to the end of the table's head, body or foot.
+    for (let at = own && nextSibling(own); at && rows < (asked || MAX_SPAN) && rows < MAX_SPAN; at = nextSibling(at)) {
+      if (nodeType(at) === ELEMENT && localName(at) === 'tr') rows++
+    }
+    return rows
   }
 
   /** @param {Element} element */
@@ -780,6 +818,8 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     glued = false
     /** Above zero inside a table's cell. */
     flat = 0
+    /** Characters that may still be written a second time. */
+    #repeatable = MAX_REPEATED
     /** @type {WeakMap<Text, WeakRef<Text>>} */
     #references = new WeakMap()
 
@@ -852,6 +892,27 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       if (!reference) this.#references.set(node, reference = new WeakRef(node))
       this.segments.push({ at: this.length, length: text.length, node: reference, offset })
       this.put(text)
+    }
+
+    /** Where the writing stands, for {@link Writer.since}. */
+    get place () {
+      return { at: this.length, part: this.parts.length, segment: this.segments.length }
+    }
+
+    /** What has been written since then, with its own map. @param {Writer['place']} place @returns {Reading} */
+    since ({ at, part, segment }) {
+      return { text: this.parts.slice(part).join(''), segments: this.segments.slice(segment).map((piece) => ({ ...piece, at: piece.at - at })) }
+    }
+
+    /** Writes a cell once more, as wide as it is; false when that has been done too often. @param {Reading} reading @param {number} columns */
+    repeat ({ text, segments }, columns) {
+      const cost = text.length + 4 * columns
+      if (cost > this.#repeatable) return false
+      this.#repeatable -= cost
+      this.put(' ')
+      for (const piece of segments) this.segments.push({ ...piece, at: piece.at + this.length })
+      this.put(`${text} |${'  |'.repeat(columns - 1)}`)
+      return true
     }
 
     /** @param {Token} token */
@@ -931,7 +992,8 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     const prose = tokens[first].good
     /** @type {{ ordered: boolean, number: number, indented: boolean }[]} */
     const lists = []
-    /** Tables being written: whether as rows; cells, columns and head cells of this row; whether a head may still come. @type {{ data: boolean, cells: number, columns: number, heads: number, headDue: boolean, rows: number }[]} */
+    /** Tables being written: whether as rows; cells, columns and head cells of this row; whether a head may still come; by column, cells that reach down into later rows.
+     *  @type {{ data: boolean, cells: number, columns: number, heads: number, headDue: boolean, rows: number, row: number, begun: Writer['place'], spans: Map<number, { until: number, columns: number, reading: Reading }> }[]} */
     const tables = []
     let items = 0
     let fence = ''
@@ -946,6 +1008,18 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     }
     const outdent = () => { if (opened.pop()?.indented) writer.containers.pop() }
     const blockGap = () => writer.gap(items ? 1 : 2)
+
+    /** Writes the cells of earlier rows that reach into this one, where the next cell would stand: each row can be read by itself.
+     *  @param {typeof tables[0]} table */
+    const spanned = (table) => {
+      for (let span = table.spans.get(table.columns); span; span = table.spans.get(table.columns)) {
+        if (table.row >= span.until || !writer.repeat(span.reading, span.columns)) {
+          table.spans.delete(table.columns)
+          break
+        }
+        table.columns += span.columns
+      }
+    }
 
     for (let i = first; i <= last; i++) {
       const token = tokens[i]
@@ -1002,7 +1076,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
           case 'table': {
             const data = !writer.flat && isData(tokens, i)
             blockGap()
-            tables.push({ data, cells: 0, columns: 0, heads: 0, headDue: true, rows: 0 })
+            tables.push({ data, cells: 0, columns: 0, heads: 0, headDue: true, rows: 0, row: 0, begun: writer.place, spans: new Map() })
             break
           }
           case 'row':
@@ -1013,16 +1087,19 @@ globalThis.__sotto ??= /** @type {any} */ ({})
             writer.gap(table.rows++ ? 1 : 2)
             writer.mark('|')
             table.cells = table.columns = table.heads = 0
+            table.row = token.row
             break
           case 'cell':
             if (!table?.data) {
               blockGap()
               break
             }
+            spanned(table)
             table.cells++
             table.columns += token.level
             if (token.head) table.heads++
             writer.put(' ')
+            table.begun = writer.place
             writer.glued = true
             writer.flat++
             break
@@ -1037,7 +1114,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
         }
         continue
       }
-      const { what, level } = tokens[token.parent]
+      const { what, level, row } = tokens[token.parent]
       switch (what) {
         case 'block': case 'heading': blockGap(); break
         case 'list':
@@ -1070,6 +1147,16 @@ globalThis.__sotto ??= /** @type {any} */ ({})
             blockGap()
             break
           }
+          spanned(table)
+          for (const [column, { until }] of table.spans) {
+            if (until <= table.row) continue
+            // A row that ends before its neighbour's cell reaches in has nothing there.
+            while (table.columns < column) {
+              writer.put('  |')
+              table.columns++
+            }
+            spanned(table)
+          }
           if (table.headDue && table.heads === table.cells && table.cells > 1) {
             writer.lines = 1
             writer.mark(`|${' --- |'.repeat(table.columns)}`)
@@ -1085,6 +1172,7 @@ globalThis.__sotto ??= /** @type {any} */ ({})
           writer.flat--
           writer.lines = 0
           writer.space = writer.glued = false
+          if (row > 1 && table.columns <= MAX_SPANNED_COLUMN) table.spans.set(table.columns - level, { until: table.row + row, columns: level, reading: writer.since(table.begun) })
           writer.put(` |${'  |'.repeat(level - 1)}`)
           break
         case 'code': if (!fence) writer.put('`'); break
@@ -1311,7 +1399,10 @@ globalThis.__sotto ??= /** @type {any} */ ({})
     if (!composed) return null
     const roots = []
     for (let at = /** @type {Node | null} */ (active); at; at = parentNode(at) ?? (nodeType(at) === ROOT && at instanceof ShadowRoot ? host(at) : null)) if (at instanceof ShadowRoot) roots.push(at)
-    for (const element of queryAll(documentElement(view.document), '*')) if (shadowRoot(element)) roots.push(...rootsIn(shadowRoot(element)))
+    for (const element of queryAll(documentElement(view.document), '*')) {
+      const root = shadowRoot(element)
+      if (root) roots.push(...rootsIn(root))
+    }
     const [found] = composed.call(selection, { shadowRoots: roots })
     return found && (found.startContainer !== found.endContainer || found.startOffset !== found.endOffset) ? found : null
   }

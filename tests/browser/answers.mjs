@@ -69,21 +69,35 @@ export const finished = (read, ms = 120_000) => expect('the answer ends', async 
 /** The middle of a button of the card or popup. @param {Session} page @param {string} action */
 export const button = (page, action) => middleOf(page, `[data-action="${action}"]`)
 
-/** The middle of an element of a page or of the card in it, the last one that matches, once it stands still.
+/** The middle of a button that an answer has only while it runs; null when the answer has ended.
+ *  @param {Session} page @param {string} action @param {() => Promise<Answer | null>} read */
+export async function buttonWhileRunning (page, action, read) {
+  const still = standing(page, `[data-action="${action}"]`)
+  const found = await expect(`${action} stands still, or the answer ends`, async () => await still() || ((await read())?.running === false && 'ended'), undefined, 20)
+  return found === 'ended' ? null : found
+}
+
+/** The middle of an element of a page or of the card in it, the last one that matches, once it is drawn and stands still.
  *  @param {Session} page @param {string} selector */
-export async function middleOf (page, selector) {
+export const middleOf = (page, selector) => expect(`${selector} is drawn and stands still`, standing(page, selector), undefined, 40)
+
+/** A question to be asked again and again: where the middle of an element is, if it is where it was the time before.
+ *  @param {Session} page @param {string} selector */
+function standing (page, selector) {
   let last = ''
-  return expect(`${selector} stands still`, async () => {
-    const now = await page.eval((selector) => {
-      const root = document.querySelector('sotto-card')?.shadowRoot
-      const found = [...document.querySelectorAll(selector), ...root?.querySelectorAll(selector) ?? []].at(-1)
-      found?.scrollIntoView({ block: 'center', behavior: 'instant' })
-      const box = found?.getBoundingClientRect()
-      if (!box?.width) throw new Error(`${selector} is not drawn`)
-      return { x: box.left + box.width / 2, y: box.top + box.height / 2 }
-    }, selector)
+  return async () => {
+    const now = await placeOf(page, selector)
     const same = JSON.stringify(now) === last
     last = JSON.stringify(now)
     return same && now
-  }, 5000, 40)
+  }
 }
+
+/** @param {Session} page @param {string} selector */
+const placeOf = (page, selector) => page.eval((selector) => {
+  const root = document.querySelector('sotto-card')?.shadowRoot
+  const found = [...document.querySelectorAll(selector), ...root?.querySelectorAll(selector) ?? []].at(-1)
+  found?.scrollIntoView({ block: 'center', behavior: 'instant' })
+  const box = found?.getBoundingClientRect()
+  return box?.width ? { x: box.left + box.width / 2, y: box.top + box.height / 2 } : null
+}, selector)

@@ -3,6 +3,9 @@
 /** @param {number} ms @returns {Promise<void>} */
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 
+/** How long a busy machine may take for what a user sees at once; what must be quick is timed by the test that says so. */
+const PATIENCE_MS = 20_000
+
 /** @template T @typedef {Exclude<T, false | null | undefined | 0 | ''>} Truthy */
 
 /**
@@ -13,7 +16,7 @@ export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
  * @param {number} [step]
  * @returns {Promise<Truthy<T> | null>}
  */
-export async function until (question, ms = 5000, step = 25) {
+export async function until (question, ms = PATIENCE_MS, step = 25) {
   const end = performance.now() + ms
   for (;;) {
     const answer = await question()
@@ -27,7 +30,7 @@ export async function until (question, ms = 5000, step = 25) {
  * @template T
  * @param {string} what @param {() => T | Promise<T>} question @param {number} [ms] @param {number} [step]
  * @returns {Promise<Truthy<T>>} */
-export async function expect (what, question, ms = 5000, step = 25) {
+export async function expect (what, question, ms = PATIENCE_MS, step = 25) {
   const answer = await until(question, ms, step)
   if (answer === null) throw new Error(`not within ${(ms / 1000).toFixed(1)} s: ${what}`)
   return answer
@@ -92,7 +95,7 @@ export class Cdp {
   }
 
   /** @param {string} method @param {object} [params] @param {string} [sessionId] @param {number} [ms] @returns {Promise<any>} */
-  send (method, params = {}, sessionId = undefined, ms = 15_000) {
+  send (method, params = {}, sessionId = undefined, ms = 30_000) {
     const id = ++this.#next
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
@@ -118,7 +121,7 @@ export class Cdp {
   }
 
   /** @param {(target: Target) => boolean} wanted @param {number} [ms] @returns {Promise<Target | null>} */
-  find (wanted, ms = 5000) {
+  find (wanted, ms = PATIENCE_MS) {
     return until(async () => (await this.targets()).find(wanted), ms)
   }
 

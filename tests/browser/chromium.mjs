@@ -99,7 +99,8 @@ export class Browser {
       browser.id = id
       // Its shortcuts and menus are registered a moment later; no user is as quick as a test.
       const worker = await browser.serviceWorker()
-      await expect('the shortcuts are registered', () => worker.eval('chrome.commands?.getAll().then((all) => all.some((c) => c.shortcut))'))
+      // A worker that has just begun has no API yet.
+      await expect('the shortcuts are registered', () => worker.eval('globalThis.chrome?.commands?.getAll().then((all) => all.some((c) => c.shortcut))'))
       await sleep(300)
       await worker.detach()
     }
@@ -164,7 +165,7 @@ export class Browser {
   }
 
   /** An open page of the extension, such as `popup/popup.html`. @param {string} path @param {number} [ms] */
-  async extensionPage (path, ms = 5000) {
+  async extensionPage (path, ms) {
     const url = `${this.origin}/${path}`
     const target = await this.cdp.find((t) => (t.type === 'page' || t.type === 'background_page') && t.url.split(/[?#]/)[0] === url, ms)
     if (!target) throw new Error(`${path} is not open`)

@@ -92,6 +92,6 @@ export class Display {
   }
 
   async noMenu () {
-    await expect('the menu closes', async () => !(await this.#menus()).length, 2000)
+    await expect('the menu closes', async () => !(await this.#menus()).length)
   }
 }

@@ -1,8 +1,13 @@
-// One job of the lab: `{ module, model, bytes, device, bench: [[promptTokens, newTokens], …] }` or `{ …, check: folder, only: [prompt, steps] }`.
-addEventListener('message', async ({ data: { module, model, bytes, device, bench, check, only = [] } }) => {
+// One job of the lab: `{ module, model, bytes, device, bench: [[promptTokens, newTokens], …] }` or `{ …, check: folder, only: [prompt, steps] }`
+// or `{ module, tokenizer, text }`.
+addEventListener('message', async ({ data: { module, model, bytes, device, bench, check, only = [], tokenizer, text } }) => {
   try {
-    const { default: init, Lab } = await import(`/offscreen/pkg/${module}.js`)
+    const { default: init, Lab, measureTokenizer } = await import(`/offscreen/pkg/${module}.js`)
     await init()
+    if (tokenizer) {
+      const json = new Uint8Array(await (await fetch(tokenizer)).arrayBuffer())
+      return postMessage({ result: JSON.parse(measureTokenizer(json, text)) })
+    }
     const lab = await Lab.load(model, bytes, device)
     if (!bench) return postMessage({ result: await lab.check(model, bytes, check, ...only) })
     const result = []

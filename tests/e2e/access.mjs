@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { card, finished, lastTurn, turns } from '../browser/answers.mjs'
-import { expect, sleep } from '../browser/cdp.mjs'
+import { expect, until } from '../browser/cdp.mjs'
 import { shortcut } from '../browser/chromium.mjs'
 import { onPage } from '../browser/entries.mjs'
 import { chooseMenu, openPopup, press, type } from '../browser/gestures.mjs'
@@ -14,12 +14,16 @@ import { FERRY, LONG } from './texts.mjs'
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
 
+/** Whether the page has taken a colour scheme over and no colour is on its way to another. @param {string} scheme */
+const settled = (scheme) => matchMedia(`(prefers-color-scheme: ${scheme})`).matches &&
+  document.getAnimations().every((animation) => !(animation instanceof CSSTransition) || animation.playState === 'finished')
+
 /** @param {Session} page @param {string} root a selector; axe goes into open shadow roots by itself @param {string} when */
 async function axe (page, root, when) {
   await page.eval(`${AXE}; 0`)
   for (const scheme of ['light', 'dark']) {
     await page.send('Emulation.setEmulatedMedia', { features: [{ name: 'prefers-color-scheme', value: scheme }] })
-    await sleep(300)
+    await expect(`it is drawn in the ${scheme} colours`, () => page.eval(settled, scheme))
     const found = await page.eval((/** @type {string} */ root) => /** @type {any} */ (globalThis).axe.run(root, { resultTypes: ['violations'] })
       .then((/** @type {any} */ result) => result.violations.map((/** @type {any} */ v) => `${v.id}: ${v.help} (${v.nodes.map((/** @type {any} */ n) => n.target.flat().join(' ')).join('; ')})`)), root)
     check(!found.length, `axe, ${when}, ${scheme}:\n${found.join('\n')}`)
@@ -92,7 +96,8 @@ async function tabTo (page, wanted) {
     }
     passed.push(now.name)
     await press(page, 'Tab')
-    await sleep(30)
+    // Two neighbours may have one name, so this may end without a change.
+    await until(async () => (await focused(page)).name !== now.name, 300, 10)
   }
   throw new Error(`Tab does not reach it; passed ${passed.join(', ')}`)
 }
@@ -135,15 +140,27 @@ scenario('keyboard only: models page', async ({ browser }) => {
   check((await cardOf(page, 'gemma-4-e2b'))?.state === 'notHere', 'something began')
 })
 
-scenario('keyboard only: card', async ({ openPage }) => {
+/** An answer of a few words may end before Escape is pressed, which then closes the card. */
+const TRIES = 5
+
+scenario('keyboard only: card', async ({ openPage, note }) => {
   const tab = await openPage(LONG)
-  await press(tab, shortcut('summarize'))
-  await expect('the model writes', async () => (await card(tab))?.text, 120_000, 10)
-  const inside = () => tab.eval('document.activeElement === document.querySelector("sotto-card")')
-  check(await inside(), 'the card does not take the focus')
-  await press(tab, 'Escape')
-  const stopped = await finished(() => card(tab), 5000)
-  check(/stopped/i.test(stopped.status + stopped.notices.join(' ')), 'Escape does not stop the writing')
+  let stopped = false
+  for (let i = 1; i <= TRIES && !stopped; i++) {
+    await press(tab, shortcut('summarize'))
+    await expect('the model writes', async () => (await card(tab))?.text, 120_000, 5)
+    check(await tab.eval('document.activeElement === document.querySelector("sotto-card")'), 'the card does not take the focus')
+    await press(tab, 'Escape')
+    const end = await expect('Escape stops the writing, or closes the finished card', async () => {
+      const now = await card(tab)
+      return !now ? 'closed' : !now.running && now
+    })
+    if (end === 'closed') continue
+    stopped = /stopped/i.test(end.status + end.notices.join(' '))
+    check(stopped, `Escape does not stop the writing: ${JSON.stringify(end)}`)
+    note(`try ${i}`)
+  }
+  check(stopped, `the card was closed ${TRIES} times: Escape closes it while the model writes, or no answer is long enough to be stopped`)
   for (const name of ['passage', 'copy', 'retry', 'close']) await tabTo(tab, (now) => now === name)
   await press(tab, 'Enter')
   await expect('Enter on Close closes it', async () => !await card(tab))

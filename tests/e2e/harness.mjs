@@ -46,12 +46,24 @@ export function check (condition, what) {
 /** As a reader compares: white space does not count. @param {string} text */
 export const flat = (text) => text.replace(/\s+/g, ' ').trim()
 
+/** Lines that failures may take at the end of the output: whoever reads a log reads its end. */
+const SUMMARY_LINES = 34
+const SUMMARY_WIDTH = 240
+
+/** The failed scenarios once more, each with the beginning of what was wrong. @param {{ name: string, problem: string }[]} failures @param {number} ran */
+function summary (failures, ran) {
+  const each = Math.max(1, Math.floor(SUMMARY_LINES / failures.length) - 1)
+  const lines = failures.flatMap(({ name, problem }) => [`FAIL ${name}`, ...problem.split('\n').filter((line) => line.trim()).slice(0, each).map((line) => `     ${line.slice(0, SUMMARY_WIDTH)}`)])
+  return [`${failures.length} of ${ran} scenarios failed:`, ...lines].join('\n')
+}
+
 /** Runs the scenarios whose name holds `only`; answers how many failed. @param {string} only */
 export async function runAll (only = '') {
   mkdirSync(OUT, { recursive: true })
   const chosen = scenarios.filter(({ name }) => name.includes(only))
   const display = await Display.start()
-  let failed = 0
+  /** @type {{ name: string, problem: string }[]} */
+  const failures = []
   try {
     for (const { name, options, body } of chosen) {
       const start = performance.now()
@@ -59,14 +71,15 @@ export async function runAll (only = '') {
       const notes = []
       const problem = await run(display, name, options, body, (text) => notes.push(text))
       const time = `${((performance.now() - start) / 1000).toFixed(1)} s`
-      if (problem) failed++
+      if (problem) failures.push({ name, problem })
       process.stdout.write(`${problem ? 'FAIL' : 'PASS'} ${name} (${[time, ...notes].join('; ')})${problem ? `\n     ${problem.replaceAll('\n', '\n     ')}` : ''}\n`)
     }
   } finally {
     display.stop()
   }
   if (!chosen.length) throw new Error(`no scenario's name contains "${only}"`)
-  return failed
+  if (failures.length) console.log(`\n${summary(failures, chosen.length)}`)
+  return failures.length
 }
 
 /** @param {Display} display @param {string} name @param {Options} options @param {(stage: Stage) => Promise<void>} body @param {(text: string) => void} note */
@@ -112,7 +125,8 @@ async function run (display, name, options, body, note) {
 
 /** Played by ourselves. */
 const STORE = 'chromewebstore.google.com'
-/** Chromium looks for updates, the time and accounts by itself; none of it carries an initiator. */
+/** Chromium looks for updates, the time and accounts, and checks in for push messages, by itself; none of it carries an
+ *  initiator, which the network stack writes down for whatever the extension does. */
 const BROWSERS_OWN = /^((update|clients\d|android\.clients|accounts|www|content-autofill|optimizationguide-pa|safebrowsing|redirector)\.(google|googleapis|gvt1)\.com)$/
 
 /**

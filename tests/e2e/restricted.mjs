@@ -58,7 +58,7 @@ const PAGES = {
 }
 
 /** What the popup says instead of an answer. @param {import('../browser/cdp.mjs').Session} popup */
-const said = (popup) => expect('the popup says why', () => popup.eval('document.querySelector("#empty .failure")?.innerText'), 12_000)
+const said = (popup) => expect('the popup says why', () => popup.eval('document.querySelector("#empty .failure")?.innerText'))
 
 for (const [name, { open, says }] of Object.entries(PAGES)) {
   scenario(`${name}: the popup says why it cannot be read`, async (stage) => {
@@ -73,6 +73,6 @@ for (const [name, { open, says }] of Object.entries(PAGES)) {
 scenario('the shortcut on a page that cannot be read opens the popup with the reason', async (stage) => {
   const tab = await PAGES['chrome://'].open(stage)
   await press(tab, shortcut('summarize'))
-  const text = await said(await stage.browser.extensionPage('popup/popup.html', 10_000))
+  const text = await said(await stage.browser.extensionPage('popup/popup.html'))
   check(PAGES['chrome://'].says.test(text), `it says "${text}"`)
 })

@@ -89,6 +89,16 @@ scenario('a key sentence shows its place in the page', async ({ display, openPag
   check(visible, 'the sentence is not in sight')
 })
 
+scenario('what stands in a closed shadow root is read, and shown', async ({ display, openPage }) => {
+  const shown = `<div style="height: 3000px"></div>${FERRY.slice(FERRY.indexOf('<main'), FERRY.indexOf('</main>'))}`
+  const tab = await openPage(`<!doctype html><html lang="en"><title>Ferry</title><h1>A ferry</h1><div id="host"></div>
+    <script>document.querySelector('#host').attachShadow({ mode: 'closed' }).innerHTML = ${JSON.stringify(shown).replaceAll('<', '\\u003c')}</script>`)
+  await chooseMenu(display, tab, 'h1', onPage('s'))
+  isSummary(await finished(() => card(tab)), shown.replace(/<[^>]*>/g, ' '))
+  await clickAt(tab, await middleOf(tab, 'button.passage'))
+  await expect('the page scrolls to the sentence', () => tab.eval('scrollY > 500'))
+})
+
 scenario('copy puts the answer on the clipboard', async ({ browser, display, openPage }) => {
   const tab = await openPage(FERRY)
   await chooseMenu(display, tab, '#p1', onPage('s'))

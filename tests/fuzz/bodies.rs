@@ -6,9 +6,9 @@
 use sotto_core::cpu::{CpuExecutor, CpuPath};
 use sotto_core::formats::gguf::{Gguf, Parsed};
 use sotto_core::formats::{HuggingFaceTexts, ModelDescription, gguf_rope_divisors, safetensors};
-use sotto_core::model::Model;
+use sotto_core::model::{Model, Network, Stages};
 use sotto_core::recording::Step;
-use sotto_core::tokenizer::{GgufTokenizer, Specials, Tokenizer};
+use sotto_core::tokenizer::{GgufTokenizer, Specials, Tokenizer, ToolCall};
 use sotto_core::weights::WeightStream;
 
 /// A whole GGUF file: header, description, tokenizer, weights, and one step of the forward pass.
@@ -94,6 +94,31 @@ fn header(file: &[u8]) {
     }
     let texts = HuggingFaceTexts { config: CONFIG.to_owned(), ..HuggingFaceTexts::default() };
     drop(ModelDescription::from_hugging_face(texts, vec![(String::new(), header)]));
+}
+
+/// Its tensors are those that a config is read with.
+const CHECKPOINT: &[u8] = include_bytes!("../golden/gemma4/mobile-e2b/model.safetensors");
+
+/// A `config.json`, and behind a zero byte a `generation_config.json`, of a folder with a small Gemma 4.
+pub fn config(data: &[u8]) {
+    let Ok(text) = core::str::from_utf8(data) else { return };
+    let (config, generation_config) = match text.split_once('\0') {
+        Some((config, generation)) => (config, Some(generation.to_owned())),
+        None => (text, None),
+    };
+    let texts = HuggingFaceTexts { config: config.to_owned(), generation_config, ..HuggingFaceTexts::default() };
+    let len = CHECKPOINT.len() as u64;
+    let Ok(safetensors::Parsed::Safetensors(header)) = safetensors::Safetensors::parse(CHECKPOINT, Some(len)) else {
+        panic!("the checkpoint of the target is broken");
+    };
+    if let Ok(description) = ModelDescription::from_hugging_face(texts, vec![(String::new(), header)]) {
+        drop(Network::open(&description, Stages::Kept));
+    }
+}
+
+/// What a model wrote between the tokens of a tool call.
+pub fn tool_call(data: &[u8]) {
+    drop(ToolCall::parse(&String::from_utf8_lossy(data)));
 }
 
 /// Three parts cut by zero bytes. The first byte says which file they are: `j` a tokenizer.json, a tokenizer_config.json

@@ -80,3 +80,14 @@ bpe = lambda vocab, merges, **more: {"type": "BPE", "dropout": None, "unk_token"
                                       normalizer={"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
                                       decoder={"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
                                       post_processor={"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}}) + b"\0\0 ab <s> a")
+
+golden = HERE.parent.parent / "golden" / "gemma4"
+generation = json.dumps({"eos_token_id": [1, 106, 50], "bos_token_id": 2, "temperature": 1.0, "top_k": 64, "top_p": 0.95}).encode()
+(HERE / "config").mkdir(exist_ok=True)
+for kind in ("text-e2b", "mm-e4b", "mobile-e2b", "mobile-e4b"):
+    config = json.dumps(json.loads((golden / kind / "config.json").read_text()), separators=(",", ":")).encode()
+    (HERE / "config" / f"seed-{kind}").write_bytes(config + b"\0" + generation)
+(HERE / "config" / "seed-llama").write_bytes(json.dumps(dict(model_type="llama", hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1, vocab_size=4)).encode())
+(HERE / "tool_call").mkdir(exist_ok=True)
+calls = ['call:f{k:<|"|>v<|"|>,n:3,flag:true}', 'call:now{}', 'call:f{list:[1,[-2.5e3],{b:null}],<|"|>a key<|"|>:<|"|>}<|"|>}', "call:f{a:[[[[[[[[[[[[[[[[[[1]]]]"]
+for number, call in enumerate(calls): (HERE / "tool_call" / f"seed-{number}").write_bytes(call.encode())

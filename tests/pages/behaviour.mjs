@@ -227,6 +227,23 @@ export const BEHAVIOURS = {
     assert.equal(await tab.eval('String([...frames[0].CSS.highlights.get("sotto-passage")][0])'), 'Framed words')
   }),
 
+  'a cell of several rows is read in each, and shown where it stands': on('<table><tr><th rowspan="3">Harbour <i>fees</i></th><td>May</td></tr><tr><td>June</td></tr><tr><td>July</td></tr></table>', async (world, tab) => {
+    const { text } = await readPage(world)
+    assert.equal(text, '| Harbour fees | May |\n| Harbour fees | June |\n| Harbour fees | July |')
+    const start = text.indexOf('| Harbour fees | June')
+    assert.equal(await world.call('showPassage', { text: '| Harbour fees | June |', start, end: start + 23 }), true)
+    assert.equal(await painted(tab), 'Harbour feesJune')
+  }),
+
+  'a table that would grow beyond all bounds does not': on('<table id="t"></table>', async (world, tab) => {
+    await tab.eval(`{
+      const row = (cells) => '<tr>' + cells + '</tr>'
+      t.innerHTML = row(Array.from({ length: 300 }, (_, i) => '<td rowspan="65000">cell number ' + i + ' with many words in it</td>').join('')) + row('<td>x').repeat(3000)
+    }`)
+    const { text, wordsTotal } = await world.call('() => { const { text, wordsTotal } = __sotto.readPage(); return { text: text.length, wordsTotal } }')
+    assert.ok(text < 300_000 && wordsTotal > 3000, `${text} characters, ${wordsTotal} words`)
+  }),
+
   'passages in a page that has changed': on('<article><p id="a">The first sentence stays. The second one moves away soon.</p><p id="b">A third is lost.</p></article>', async (world, tab) => {
     const { text } = await readPage(world)
     /** @param {string} words */

@@ -161,6 +161,7 @@ fn steps() -> Result<Vec<Step>> {
     }
     for (name, script, arguments) in [
         ("shaders in chromium", "tests/browser/shaders.mjs", [""; 0].as_slice()),
+        ("tokenizer in chromium", "tests/browser/tokenizer.mjs", &[]),
         ("starter in chromium, cpu", "tests/browser/check.mjs", &["cpu"]),
         ("starter in chromium, reference", "tests/browser/check.mjs", &["reference"]),
         ("starter in chromium, gpu", "tests/browser/check.mjs", &["gpu"]),
@@ -303,6 +304,7 @@ fn node_tests(steps: &mut Vec<Step>, folder: &'static str) -> Result<()> {
     let scripts: Vec<PathBuf> = bundle::files(&path)?.into_iter().filter(|file| named(file, ".test.mjs")).collect();
     if !scripts.is_empty() {
         steps.push(run(format!("node tests, {folder}"), minutes(10), move || {
+            setup::node_modules()?;
             let mut node = program("node");
             node.args(["--test", "--test-reporter=spec"]).args(&scripts);
             node.env("SOTTO_CHROMIUM", setup::chromium()?).env("SOTTO_DIST", bundle::dist());

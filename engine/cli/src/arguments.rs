@@ -1,15 +1,16 @@
-//! Words of the command line: one positional argument and `--name value` options.
+//! Words of the command line: positional arguments and `--name value` options.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::str::FromStr;
 
 use sotto_core::cpu::CpuPath;
+use sotto_core::requantize::Target;
 use sotto_core::{Error, Result};
 
 /// The words after the command.
 pub(crate) struct Arguments {
-    model: Option<PathBuf>,
+    words: Vec<String>,
     options: BTreeMap<String, String>,
 }
 
@@ -22,22 +23,33 @@ pub(crate) enum DeviceChoice {
 
 impl Arguments {
     pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
-        let (mut model, mut options) = (None, BTreeMap::new());
+        let (mut positional, mut options) = (Vec::new(), BTreeMap::new());
         while let Some(word) = words.next() {
             if let Some(name) = word.strip_prefix("--") {
                 let value = words.next().ok_or_else(|| Error::format(&word, "needs a value"))?;
                 options.insert(name.to_owned(), value);
-            } else if model.replace(PathBuf::from(&word)).is_some() {
-                return Err(Error::format(word, "is one argument too many"));
+            } else {
+                positional.push(word);
             }
         }
-        Ok(Self { model, options })
+        Ok(Self { words: positional, options })
     }
 
-    pub(crate) fn model(&self) -> Result<&PathBuf> {
-        self.model
-            .as_ref()
-            .ok_or_else(|| Error::format("MODEL", "is missing: name a GGUF file or a Hugging Face folder"))
+    pub(crate) fn model(&self) -> Result<&Path> {
+        match &self.words[..] {
+            [model] => Ok(Path::new(model)),
+            [] => Err(Error::format("MODEL", "is missing: name a GGUF file or a Hugging Face folder")),
+            [_, more, ..] => Err(Error::format(more, "is one argument too many")),
+        }
+    }
+
+    /// Exactly so many positional arguments.
+    pub(crate) fn words<const N: usize>(&self) -> Result<[String; N]> {
+        let found = self.words.len();
+        self.words
+            .clone()
+            .try_into()
+            .map_err(|_| Error::format("arguments", format!("{N} are needed, {found} were given")))
     }
 
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
@@ -50,6 +62,16 @@ impl Arguments {
             Some(word) => {
                 word.parse().map_err(|_| Error::format(format!("--{name}"), format!("{word} is not a number")))
             }
+        }
+    }
+
+    /// `--quantize`: what float matrices become while they load.
+    pub(crate) fn quantize(&self) -> Result<Option<Target>> {
+        match self.text("quantize") {
+            None => Ok(None),
+            Some("int8") => Ok(Some(Target::Int8)),
+            Some("int4") => Ok(Some(Target::Int4)),
+            Some(other) => Err(Error::format("--quantize", format!("{other} is neither int8 nor int4"))),
         }
     }
 

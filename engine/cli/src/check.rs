@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         println!("{line}");
     };
     // A folder made as a fixture holds its reference beside its weights.
-    let folder = arguments.text("reference").map_or(arguments.model()?.as_path(), Path::new);
+    let folder = arguments.text("reference").map_or(arguments.model()?, Path::new);
     let fixture = std::fs::read(folder.join("reference.json")).ok().and_then(|json| fixture::parse(&json));
     if let Some(fixture) = fixture {
         let weights = load::Weights::open(arguments.model()?)?;
@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         return Ok(summary(failed));
     }
     let model = load::open(arguments.model()?)?;
-    let mut generator = load::generator(&model, device, Stages::Kept)?;
+    let mut generator = load::generator(&model, device, Stages::Kept, None)?;
     report(Line {
         name: "weights".into(),
         error: None,
@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         check::tokenization(&model.model.tokenizer, &reference, &mut report);
         if device == DeviceChoice::Cpu(CpuPath::Fast) {
             let top_1 = arguments.number("top-1", check::TOP_1)?;
-            let mut exact = load::generator(&model, DeviceChoice::Cpu(CpuPath::Reference), Stages::Dropped)?;
+            let mut exact = load::generator(&model, DeviceChoice::Cpu(CpuPath::Reference), Stages::Dropped, None)?;
             pollster::block_on(check::fast(&mut generator, &mut exact, &reference, top_1, &mut report))?;
         } else {
             pollster::block_on(check::exact(&mut generator, &reference, &tensors, &mut report))?;

@@ -37,7 +37,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         seed: arguments.number("seed", 0)?,
     };
     let mut sampler = Sampler::new(sampling)?;
-    let mut generator = load::generator(&opened, arguments.device(CpuPath::Fast)?, Stages::Dropped)?;
+    let mut generator =
+        load::generator(&opened, arguments.device(CpuPath::Fast)?, Stages::Dropped, arguments.quantize()?)?;
     let mut detokenizer = Detokenizer::new(&model.tokenizer, true);
     let mut history = prompt.clone();
     generator.start(&prompt)?;
@@ -65,7 +66,8 @@ fn next(generator: &mut Generator) -> Result<Vec<f32>> {
 
 pub(crate) fn bench(arguments: &Arguments) -> Result<bool> {
     let opened = load::open(arguments.model()?)?;
-    let mut generator = load::generator(&opened, arguments.device(CpuPath::Fast)?, Stages::Dropped)?;
+    let mut generator =
+        load::generator(&opened, arguments.device(CpuPath::Fast)?, Stages::Dropped, arguments.quantize()?)?;
     let new: usize = arguments.number("new", 64)?;
     let vocab = opened.model.tokenizer.vocab_len() as u32;
     let mut rows = Vec::new();

@@ -4,11 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sotto_core::check::fixture::Ranges;
+use sotto_core::cpu::CpuExecutor;
 use sotto_core::formats::disk::DiskModel;
 use sotto_core::generate::{Executor, Generator};
 use sotto_core::gpu::{self, GpuExecutor, Options};
 use sotto_core::model::{Model, Network, Stages};
-use sotto_core::weights::Zeroed;
+use sotto_core::requantize::{Requantized, Target};
+use sotto_core::weights::{WeightTable, Zeroed};
 use sotto_core::{Error, Result};
 
 use crate::arguments::DeviceChoice;
@@ -47,30 +49,48 @@ impl Weights {
     /// Streams the weights into an executor for `device`.
     pub(crate) fn generator(&self, device: DeviceChoice, stages: Stages, ranges: Ranges) -> Result<Generator> {
         let network = Network::open(&self.disk.description, stages)?;
-        generator_of(&network, &self.disk, device, ranges)
+        let context = self.disk.description.architecture.context();
+        let mut executor = executor(&network, &network.weights, device, context)?;
+        match ranges {
+            Ranges::Kept => self.disk.stream(&mut executor)?,
+            Ranges::Ignored => self.disk.stream(&mut Zeroed { sink: &mut executor, weights: network.ranges() })?,
+        }
+        Ok(Generator::new(executor, network.recording, context.min(CONTEXT)))
     }
 }
 
 /// Streams a model's weights into an executor for `device`.
-pub(crate) fn generator(opened: &Opened, device: DeviceChoice, stages: Stages) -> Result<Generator> {
+pub(crate) fn generator(
+    opened: &Opened,
+    device: DeviceChoice,
+    stages: Stages,
+    quantize: Option<Target>,
+) -> Result<Generator> {
     let network = Network::open(&opened.disk.description, stages)?;
-    generator_of(&network, &opened.disk, device, Ranges::Kept)
+    let executor = match quantize {
+        None => {
+            let mut executor = executor(&network, &network.weights, device, opened.model.context)?;
+            opened.disk.stream(&mut executor)?;
+            executor
+        }
+        Some(target) => {
+            let requantized = Requantized::new(&network.weights, target)?;
+            let mut executor = executor(&network, &requantized.table, device, opened.model.context)?;
+            opened.disk.stream(&mut requantized.sink(&mut executor))?;
+            executor
+        }
+    };
+    Ok(Generator::new(executor, network.recording, opened.model.context.min(CONTEXT)))
 }
 
-fn generator_of(network: &Network, disk: &DiskModel, device: DeviceChoice, ranges: Ranges) -> Result<Generator> {
-    let context = disk.description.architecture.context().min(CONTEXT);
-    let mut executor = match device {
-        DeviceChoice::Cpu(path) => Executor::Cpu(Box::new(network.cpu(path)?)),
+fn executor(network: &Network, weights: &WeightTable, device: DeviceChoice, context: usize) -> Result<Executor> {
+    let recording = &network.recording;
+    Ok(match device {
+        DeviceChoice::Cpu(path) => Executor::Cpu(Box::new(CpuExecutor::new(Arc::clone(recording), weights, path)?)),
         DeviceChoice::Gpu => {
-            let options = Options { max_positions: context, ..Options::default() };
-            let (recording, weights) = (&network.recording, &network.weights);
+            let options = Options { max_positions: context.min(CONTEXT), ..Options::default() };
             let opened = async { GpuExecutor::new(&gpu::open_native().await?, recording, weights, options).await };
             Executor::Gpu(Box::new(pollster::block_on(opened)?))
         }
-    };
-    match ranges {
-        Ranges::Kept => disk.stream(&mut executor)?,
-        Ranges::Ignored => disk.stream(&mut Zeroed { sink: &mut executor, weights: network.ranges() })?,
-    }
-    Ok(Generator::new(executor, Arc::clone(&network.recording), context))
+    })
 }

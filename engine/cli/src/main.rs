@@ -1,4 +1,4 @@
-//! The engine natively: `check`, `generate`, `bench`, `inspect`, `manifest`.
+//! The engine natively: `check`, `generate`, `bench`, `inspect`, `synth`, `manifest`.
 
 mod arguments;
 mod check;
@@ -6,6 +6,7 @@ mod generate;
 mod inspect;
 mod load;
 mod manifest;
+mod synth;
 
 use std::process::ExitCode;
 
@@ -18,10 +19,14 @@ sotto-cli runs the engine on this machine. MODEL is a GGUF file or a Hugging Fac
   sotto-cli generate MODEL --prompt TEXT | --chat TEXT [--max N] [--temperature T] [--top-k K] [--top-p P] [--min-p P]
       [--repetition-penalty R] [--seed S] [--device cpu|gpu] [--path reference|fast]
       streams the continuation, or the answer
+      (generate and bench: --quantize int8|int4 turns matrices stored as floats into integers while they load)
   sotto-cli bench MODEL [--device cpu|gpu] [--path reference|fast] [--new N]
       prints JSON: prefill and decode tokens/s at 128, 512 and 2,048 tokens of context, peak memory
   sotto-cli inspect FILE
       says what a model file holds
+  sotto-cli synth e2b-mobile|e4b-mobile|e2b-q4_0|tiny-mobile|tiny-q4_0 DIR [--tokenizer FILE] [--seed S]
+      writes a checkpoint of Gemma 4's names, shapes, types and length with random weights, to measure size and speed;
+      `synth tokenizer DIR` writes the tokenizer alone. FILE is Gemma's tokenizer.json; npm ci brings the usual one
   sotto-cli manifest DIR
       writes sotto-manifest.json beside a model's files: the hashes that Sotto checks them against when it gets them
 ";
@@ -34,6 +39,7 @@ fn main() -> ExitCode {
         "generate" => generate::run,
         "bench" => generate::bench,
         "inspect" => inspect::run,
+        "synth" => synth::run,
         "manifest" => manifest::run,
         _ => {
             eprint!("{USAGE}");

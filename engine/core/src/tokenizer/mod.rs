@@ -12,6 +12,8 @@ mod gguf;
 mod json;
 mod pre_tokenize;
 mod spelling;
+mod tool_call;
+mod visible;
 mod vocab;
 
 use added::{AddedTokens, Part};
@@ -20,6 +22,8 @@ pub use chat::{ChatFormat, Message, Role};
 pub use detokenize::Detokenizer;
 pub use gguf::GgufTokenizer;
 use pre_tokenize::{Split, split};
+pub use tool_call::ToolCall;
+pub use visible::VisibleText;
 use vocab::{TokenKind, Vocab};
 
 /// Whether the literal of a control token in the text becomes that token.
