@@ -1,6 +1,6 @@
 // What a user does: select, right-click, press keys, click the toolbar button. The menu needs a display; the rest does not.
 import { expect, sleep, until } from './cdp.mjs'
-/** @import { Session, Target } from './cdp.mjs' */
+/** @import { Session } from './cdp.mjs' */
 /** @import { Browser, Tab } from './chromium.mjs' */
 /** @import { Display } from './display.mjs' */
 
