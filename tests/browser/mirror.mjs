@@ -102,9 +102,9 @@ export function hashes (bytes) {
 /**
  * A Hugging Face folder of some 70 MB that the engine can describe: a tiny llama with a long vocabulary, and between its tensors
  * 30 MB that no text model needs. A longer vocabulary makes it larger; its rows are zero then.
- * @param {number} [vocabulary] @returns {Map<string, Buffer>}
+ * @param {number} [vocabulary] @param {'BF16' | 'F32'} [type] of the vocabulary's rows @returns {Map<string, Buffer>}
  */
-export function tinyModel (vocabulary = 400_000) {
+export function tinyModel (vocabulary = 400_000, type = 'BF16') {
   const golden = join(REPOSITORY, 'tests/golden/shapes/smollm-hf')
   const original = readFileSync(join(golden, 'model.safetensors'))
   const headerLength = Number(original.readBigUInt64LE(0))
@@ -119,7 +119,7 @@ export function tinyModel (vocabulary = 400_000) {
     const length = shape.reduce((a, b) => a * b, bytes)
     header[name] = { dtype, shape, data_offsets: [end, end += length] }
   }
-  place('model.embed_tokens.weight', 'BF16', [config.vocab_size, config.hidden_size])
+  place('model.embed_tokens.weight', type, [config.vocab_size, config.hidden_size], type === 'F32' ? 4 : 2)
   place('vision.tower.weight', 'U8', [30_000_000], 1)
   for (const [name, { dtype, shape }] of Object.entries(tensors)) if (name !== '__metadata__' && !header[name]) place(name, dtype, shape)
   const json = Buffer.from(JSON.stringify(header))
