@@ -92,7 +92,12 @@ fn messages_keep_their_form() {
     tagged::<Task>("Task", "kind");
     tagged::<Event>("Event", "kind");
     tagged::<EngineState>("EngineState", "state");
+    tagged::<ModelStatus>("ModelStatus", "state");
+    tagged::<OfHost>("OfHost", "kind");
+    tagged::<Destination>("Destination", "kind");
     named::<RewriteStyle>("RewriteStyle");
     named::<SourceKind>("SourceKind");
     named::<FailureCode>("FailureCode");
+    named::<ModelOrigin>("ModelOrigin");
+    named::<Verified>("Verified");
 }

@@ -56,6 +56,7 @@ pub enum ToEngine {
         model: String,
         /// The address of a folder that holds the model's files, instead of the model hub. If it sends no CORS headers, the
         /// page has asked for the permission to read that origin before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         mirror: Option<String>,
     },
     /// Fetch a model of the user's own from an address: of a GGUF file, or of a folder with `config.json`, `tokenizer.json` and
@@ -306,6 +307,7 @@ pub enum ModelStatus {
         /// Speed over the last seconds.
         bytes_per_second: f64,
         /// Estimate.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         seconds_left: Option<f64>,
         /// Why it does not move just now ("The server asks to wait 30 s"), or empty.
         waiting: String,
@@ -367,6 +369,7 @@ pub struct Fit {
 #[serde(rename_all = "camelCase")]
 pub struct Machine {
     /// Bytes that the browser lets Sotto store in addition, if it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_bytes: Option<f64>,
     /// Bytes that Sotto has stored.
     pub used_bytes: f64,
@@ -377,6 +380,7 @@ pub struct Machine {
     /// False if the organisation has switched downloads off.
     pub downloads_allowed: bool,
     /// The mirror that the organisation has set, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mirror: Option<String>,
     /// Minutes without use after which a loaded model is put away; 0 for never.
     pub idle_minutes: f64,
