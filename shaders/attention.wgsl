@@ -12,6 +12,7 @@ struct Params {
     kv_quads: u32,    // of a position: K · d / 4
     window: u32,      // or 0
     scale: f32,
+    ring: u32,        // position j lies in row j & ring
 }
 override D: u32 = 64u;     // head width, a multiple of 4, at most 4 · LANES
 override PART: u32 = 128u; // positions of a part
@@ -63,7 +64,7 @@ fn attend(lane: u32, t: u32, head: u32, begin: u32, end: u32) -> Attended {
         let j = block + lane;
         var score = LOWEST;
         if j < end {
-            let key = j * params.kv_quads + kv_head;
+            let key = (j & params.ring) * params.kv_quads + kv_head;
             score = 0.0;
             for (var i = 0u; i < quads; i += 1u) {
                 score += dot(query[i], keys[key + i]);
@@ -84,7 +85,7 @@ fn attend(lane: u32, t: u32, head: u32, begin: u32, end: u32) -> Attended {
         acc *= shrink;
         if line < lines {
             for (var i = line; i < min(LANES, end - block); i += lines) {
-                acc += weights[i] * values[(block + i) * params.kv_quads + kv_head + quad];
+                acc += weights[i] * values[((block + i) & params.ring) * params.kv_quads + kv_head + quad];
             }
         }
     }

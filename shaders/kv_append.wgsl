@@ -1,4 +1,4 @@
-// keys[position + t, :] = k[t, :], the same for values. Needs lib/step.wgsl.
+// keys[(position + t) & ring, :] = k[t, :], the same for values. Needs lib/step.wgsl.
 
 @group(0) @binding(3) var<storage, read_write> keys: array<f32>;       // [positions, K · d]
 @group(0) @binding(4) var<storage, read_write> values: array<f32>;     // [positions, K · d]
@@ -11,6 +11,7 @@ struct Params {
     query: u32,       // where q[0, 0] is
     key: u32,         // where k[0, 0] is
     value: u32,       // where v[0, 0] is
+    ring: u32,        // position j lies in row j & ring
 }
 @group(0) @binding(0) var<uniform> params: Params;
 
@@ -27,8 +28,9 @@ fn main(
 ) {
     let i = (group.x + group.y * groups.x) * 64u + lane;
     if i < now.tokens * params.width {
-        keys[now.position * params.width + i] = k[i];
-        values[now.position * params.width + i] = v[i];
+        let to = ((now.position + i / params.width) & params.ring) * params.width + i % params.width;
+        keys[to] = k[i];
+        values[to] = v[i];
     }
 }
 
@@ -74,7 +76,7 @@ fn rotate_and_append(
     }
     pair -= params.query_pairs;
     let row = t * params.width;
-    let to = (now.position + t) * params.width;
+    let to = ((now.position + t) & params.ring) * params.width;
     if pair < params.width / 2u {
         let at = pair_at(pair);
         let turned = rotated(qkv[params.key + row + at.x], qkv[params.key + row + at.y], angle);

@@ -159,7 +159,7 @@ fn prefill(
             x_tile[r * STRIDE + i % QUADS] = a;
             var b = vec4<f32>();
             if q < quads && first_row + r < params.rows {
-                b = weight_quad(first_row + r, q, quads);
+                b = weight_quad(first_row + r, q, quads, quads);
             }
             w_tile[r * STRIDE + i % QUADS] = b;
         }

@@ -3,11 +3,15 @@
 // A row is whole units of 16 bytes (one vec4<u32>): 32 4-bit codes, 16 8-bit codes, 8 halves or 4 floats; K is a
 // multiple of that. In a word of 4-bit codes the low nibbles of its bytes are values 0..3, the high nibbles 4..7.
 // value = scale · code + min, with one (scale, min) for each GROUP values: two f16 in a word, or two f32.
+//
+// OWN_SCALES: codes lie in a word lowest bits first, 2, 4 or 8 bits each, unsigned but for those of 8; the last unit of a
+// row may be partly filled. value = scale · (code − zero), with one f32 scale for each equal stretch of a row.
 
-override BITS: u32 = 4u;            // 4 and 8: codes; 16 and 32: floats without scales
+override BITS: u32 = 4u;            // 2, 4 and 8: codes; 16 and 32: floats without scales
 override BFLOAT: bool = false;      // 16 bits are bfloat16, else IEEE halves
 override GROUP: u32 = 32u;          // values that share a scale
 override HALF_SCALES: bool = true;
+override OWN_SCALES: bool = false;
 
 @group(0) @binding(2) var<storage, read> codes: array<vec4<u32>>; // [rows, K · BITS / 128]
 @group(0) @binding(3) var<storage, read> scales: array<u32>;      // [rows, K / GROUP] pairs; unused for floats
@@ -29,8 +33,17 @@ fn scale_and_min(group: u32) -> vec2<f32> {
     return bitcast<vec2<f32>>(vec2<u32>(scales[2u * group], scales[2u * group + 1u]));
 }
 
-// Four stored numbers of a unit, from number 4q on: codes before scale and minimum, or floats.
+// Four stored numbers of a unit, from number 4q on: codes before scale and minimum (OWN_SCALES: less their zero), or
+// floats.
 fn stored_quad(unit: vec4<u32>, q: u32) -> vec4<f32> {
+    if OWN_SCALES && BITS == 2u {
+        let word = vec4<u32>(unit[q >> 2u] >> ((q & 3u) * 8u));
+        return vec4<f32>((word >> vec4<u32>(0u, 2u, 4u, 6u)) & vec4<u32>(3u)) - 2.0;
+    }
+    if OWN_SCALES && BITS == 4u {
+        let word = vec4<u32>(unit[q >> 1u] >> ((q & 1u) * 16u));
+        return vec4<f32>((word >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u)) - 8.0;
+    }
     if BITS == 4u {
         return vec4<f32>(unpack4xU8((unit[q >> 1u] >> ((q & 1u) * 4u)) & 0x0f0f0f0fu));
     }
@@ -50,13 +63,21 @@ fn stored_quad(unit: vec4<u32>, q: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>(unit);
 }
 
-// W[row, 4q .. 4q + 4], with K / 4 = quads.
-fn weight_quad(row: u32, q: u32, quads: u32) -> vec4<f32> {
-    let i = row * quads + q;
-    let stored = stored_quad(codes[i / (32u / BITS)], i % (32u / BITS));
+// Units of a row.
+fn units_of(quads: u32) -> u32 {
+    return (quads * BITS + 31u) / 32u;
+}
+
+// W[row, 4q .. 4q + 4], with K / 4 = quads and as many quads in a stretch.
+fn weight_quad(row: u32, q: u32, quads: u32, stretch: u32) -> vec4<f32> {
+    let unit = 32u / BITS; // its quads
+    let stored = stored_quad(codes[row * units_of(quads) + q / unit], q % unit);
     if BITS >= 16u {
         return stored;
     }
-    let s = scale_and_min(i * 4u / GROUP);
+    if OWN_SCALES {
+        return bitcast<f32>(scales[row * (quads / stretch) + q / stretch]) * stored;
+    }
+    let s = scale_and_min((row * quads + q) * 4u / GROUP);
     return s.x * stored + s.y;
 }

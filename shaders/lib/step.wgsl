@@ -9,3 +9,8 @@ struct Step {
 fn token_count(own: u32) -> u32 {
     return select(own, now.tokens, own == 0u);
 }
+
+// The step's token that is a dispatch's first: the last one when the dispatch has a row of its own, else 0.
+fn first_token(own: u32) -> u32 {
+    return select(now.tokens - own, 0u, own == 0u);
+}

@@ -1,11 +1,13 @@
 //! `generate` streams a continuation; `bench` measures speed and memory.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Instant;
 
 use sotto_core::cpu::CpuPath;
-use sotto_core::generate::{Generator, Progress};
+use sotto_core::generate::{Executor, Generator, Progress};
 use sotto_core::model::Stages;
+use sotto_core::recording::Step;
 use sotto_core::sampler::{Sampler, SamplerOptions};
 use sotto_core::tokenizer::{Detokenizer, Message, Role, Specials};
 use sotto_core::{Error, Result};
@@ -94,9 +96,44 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<bool> {
             "decode_tokens_per_second": new as f64 / decode,
         }));
     }
-    let report = serde_json::json!({ "results": rows, "peak_memory_bytes": peak_memory() });
+    let profile = match arguments.text("profile") {
+        None => serde_json::Value::Null,
+        Some(_) => profile(&mut generator, arguments.number("profile", 0)?)?,
+    };
+    let report = serde_json::json!({ "profile": profile, "results": rows, "peak_memory_bytes": peak_memory() });
     println!("{report:#}");
     Ok(true)
+}
+
+/// Microseconds of each kernel in a decode step at `position`, the best of several, by kernel and shape.
+fn profile(generator: &mut Generator, position: usize) -> Result<serde_json::Value> {
+    const STEPS: usize = 5;
+    let Executor::Gpu(gpu) = generator.executor() else {
+        return Err(Error::format("--profile", "only a graphics device has timings of kernels: add --device gpu"));
+    };
+    pollster::block_on(gpu.reserve(position + 1))?;
+    let step = Step { position, tokens: 1 };
+    let mut best: Vec<(String, f64)> = Vec::new();
+    for _ in 0..STEPS {
+        let times = pollster::block_on(gpu.profile(step, &[1]))?;
+        match best.is_empty() {
+            true => best = times,
+            false => best.iter_mut().zip(times).for_each(|(b, t)| b.1 = b.1.min(t.1)),
+        }
+    }
+    let mut kernels: BTreeMap<String, (usize, f64)> = BTreeMap::new();
+    for (name, micros) in &best {
+        let entry = kernels.entry(name.clone()).or_default();
+        *entry = (entry.0 + 1, entry.1 + micros);
+    }
+    let mut kernels: Vec<_> = kernels.into_iter().collect();
+    kernels.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+    let lines: Vec<_> = kernels
+        .into_iter()
+        .map(|(name, (count, micros))| serde_json::json!({ "kernel": name, "dispatches": count, "microseconds": micros }))
+        .collect();
+    let total: f64 = best.iter().map(|(_, micros)| micros).sum();
+    Ok(serde_json::json!({ "position": position, "dispatches": best.len(), "microseconds": total, "kernels": lines }))
 }
 
 /// The process's peak resident memory, where the system says it.

@@ -20,8 +20,9 @@ sotto-cli runs the engine on this machine. MODEL is a GGUF file or a Hugging Fac
       [--repetition-penalty R] [--seed S] [--device cpu|gpu] [--path reference|fast]
       streams the continuation, or the answer
       (generate and bench: --quantize int8|int4 turns matrices stored as floats into integers while they load)
-  sotto-cli bench MODEL [--device cpu|gpu] [--path reference|fast] [--new N]
-      prints JSON: prefill and decode tokens/s at 128, 512 and 2,048 tokens of context, peak memory
+  sotto-cli bench MODEL [--device cpu|gpu] [--path reference|fast] [--new N] [--profile POSITION]
+      prints JSON: prefill and decode tokens/s at 128, 512 and 2,048 tokens of context, peak memory; --profile times each
+      kernel of a decode step at a position, on a graphics device with timestamps
   sotto-cli inspect FILE
       says what a model file holds
   sotto-cli synth e2b-mobile|e4b-mobile|e2b-q4_0|tiny-mobile|tiny-q4_0 DIR [--tokenizer FILE] [--seed S]

@@ -65,6 +65,14 @@ impl Executor {
         }
     }
 
+    /// True when what is cached before `position` is enough to go on from there.
+    pub fn can_resume(&self, position: usize) -> bool {
+        match self {
+            Self::Cpu(_) => true,
+            Self::Gpu(gpu) => gpu.can_resume(position),
+        }
+    }
+
     /// Tokens that one step reads at most: small enough that Stop and progress are felt.
     pub fn chunk(&self) -> usize {
         match self {
@@ -141,6 +149,7 @@ impl Generator {
             return Err(Error::ContextFull { tokens: prompt.len(), limit: self.context });
         }
         let shared = prompt.iter().zip(&self.cached).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
+        let shared = if self.executor.can_resume(shared) { shared } else { 0 };
         self.cached.truncate(shared);
         self.pending = prompt[shared..].to_vec();
         Ok(self.pending.len())

@@ -5,15 +5,16 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::kernels::Op;
+use crate::kernels::quantize::Codes;
 use crate::kernels::rope::angles;
+use crate::kernels::{Op, argmax};
 use crate::recording::{BufferId, KvInfo, Recording, Rows, Step};
 use crate::weights::{WeightId, WeightSink, WeightSpec, WeightTable};
 
 use super::device::Gpu;
 use super::pipelines::Pipelines;
 use super::plan::{Plan, Planned};
-use super::shader::{Dispatch, Mode, Planner, Resource, params};
+use super::shader::{Access, Dispatch, Mode, Planner, Resource, params};
 use super::weights::GpuWeights;
 
 /// How an executor divides its work.
@@ -45,8 +46,12 @@ params! {
 
 /// Uniform slots and activations in a shared buffer begin at multiples of this: WebGPU's alignment of offsets.
 const ALIGNMENT: u64 = 256;
+/// A ring holds so many windows: a conversation may be resumed that far before its end.
+const RING_WINDOWS: usize = 3;
 /// Ids that [`GpuExecutor::decode_greedy`] has under way at most.
 const MOST_IN_FLIGHT: usize = 8;
+/// Timestamps of a query set.
+const MOST_QUERIES: usize = 4096;
 /// What activations, caches and scratch are for.
 const STORAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
@@ -79,7 +84,10 @@ struct Buffers {
     step: wgpu::Buffer,
     params: wgpu::Buffer,
     scratch: wgpu::Buffer,
+    grids: Vec<wgpu::Buffer>,
+    /// For bindings that a dispatch does not read, and those that it does not write.
     unused: wgpu::Buffer,
+    unwritten: wgpu::Buffer,
 }
 
 /// A recording on the graphics device.
@@ -95,9 +103,13 @@ pub struct GpuExecutor {
     decode: Vec<Bound>,
     prefill: Vec<Bound>,
     /// After `decode`: the most likely token becomes the next step's input.
-    argmax: Option<Bound>,
+    argmax: Vec<Bound>,
     /// Positions the caches hold now.
     capacity: usize,
+    /// What positions are masked with to find their row, by cache.
+    rings: Vec<u32>,
+    /// The end of the positions that rings hold.
+    ring_end: usize,
     /// Where ids come back.
     staging: Vec<wgpu::Buffer>,
     /// Readback buffer of [`Self::run_for_logits`].
@@ -110,7 +122,9 @@ impl GpuExecutor {
         let limits = gpu.device.limits();
         options.binding_bytes =
             options.binding_bytes.min(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size);
-        let row = recording.kv.iter().map(|kv| cache_bytes(kv, 1)).max().unwrap_or(4);
+        let rings = rings(recording, options.max_tokens);
+        let grows = recording.kv.iter().zip(&rings).filter(|(_, ring)| **ring == u32::MAX);
+        let row = grows.map(|(kv, _)| cache_bytes(kv, 1)).max().unwrap_or(4);
         options.max_positions = options.max_positions.min((options.binding_bytes / row) as usize);
         let capacity = options.first_positions.min(options.max_positions).max(1);
 
@@ -121,13 +135,13 @@ impl GpuExecutor {
             })
             .await?;
         let (activations, shared) = places(recording, &plan.shared, &options)?;
-        let offsets: Vec<u32> = activations.iter().map(|a| (a.offset / 4) as u32).collect();
-        let planner = |mode| Planner { recording, table, matrices: &weights, offsets: &offsets, mode };
+        let placed: Vec<_> = activations.iter().map(|a| (a.buffer, (a.offset / 4) as u32)).collect();
+        let planner = |mode| Planner { recording, table, matrices: &weights, places: &placed, rings: &rings, mode };
         let decode = plan.dispatches(&planner(Mode::Decode))?;
         let prefill = plan.dispatches(&planner(Mode::Prefill))?;
         let argmax = plan.argmax(&planner(Mode::Decode))?;
 
-        let slots = (decode.len() + prefill.len() + usize::from(argmax.is_some())).max(1) as u64;
+        let slots = (decode.len() + prefill.len() + argmax.len()).max(1) as u64;
         let buffer = |label: &str, size: u64, usage| {
             gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
@@ -137,8 +151,16 @@ impl GpuExecutor {
             })
         };
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let caches =
-            || recording.kv.iter().map(|kv| buffer("cache", cache_bytes(kv, capacity), STORAGE)).collect::<Vec<_>>();
+        let caches = || {
+            let sized = recording.kv.iter().zip(&rings);
+            sized
+                .map(|(kv, ring)| buffer("cache", cache_bytes(kv, cache_rows(*ring, capacity)), STORAGE))
+                .collect::<Vec<_>>()
+        };
+        let grid_bytes = |codes: &Codes| {
+            let rows = if recording.info(codes.x).rows == Rows::One { 1 } else { options.max_tokens };
+            (rows * codes.scales.len()) as u64 * u64::from(codes.words) * 4
+        };
         let angle_bytes = |pairs: usize| (options.max_tokens * pairs * 8) as u64;
         let buffers = gpu
             .guarded("no room for activations", || {
@@ -152,7 +174,9 @@ impl GpuExecutor {
                     step: buffer("step", 16, uniform),
                     params: buffer("params", slots * ALIGNMENT, uniform),
                     scratch: buffer("scratch", scratch_bytes(recording, capacity), STORAGE),
+                    grids: plan.grids.iter().map(|codes| buffer("codes", grid_bytes(codes), STORAGE)).collect(),
                     unused: buffer("unused", 16, STORAGE),
+                    unwritten: buffer("unwritten", 16, STORAGE),
                     weights,
                 })
             })
@@ -171,8 +195,10 @@ impl GpuExecutor {
             pipelines: Pipelines::default(),
             decode: Vec::new(),
             prefill: Vec::new(),
-            argmax: None,
+            argmax: Vec::new(),
             capacity,
+            rings,
+            ring_end: 0,
             staging: Vec::new(),
             logits_staging: None,
         };
@@ -180,7 +206,7 @@ impl GpuExecutor {
             let mut slot = 0;
             executor.decode = executor.bind(decode, &mut slot)?;
             executor.prefill = executor.bind(prefill, &mut slot)?;
-            executor.argmax = executor.bind(argmax.into_iter().collect(), &mut slot)?.pop();
+            executor.argmax = executor.bind(argmax, &mut slot)?;
             Ok(())
         })
         .await?;
@@ -216,7 +242,7 @@ impl GpuExecutor {
     pub fn run(&mut self, step: Step, tokens: &[u32]) -> Result<()> {
         self.begin(step, Some(tokens))?;
         let mut encoder = self.encoder();
-        self.encode(&mut encoder, step, 0..self.recording.ops.len(), None)?;
+        self.encode(&mut encoder, step, 0..self.recording.ops.len(), &[])?;
         self.gpu.queue.submit([encoder.finish()]);
         self.gpu.check()
     }
@@ -228,11 +254,11 @@ impl GpuExecutor {
         let mut done = 0;
         let mut copies = Vec::new();
         for (name, id, ops) in &self.recording.stages {
-            self.encode(&mut encoder, step, done..*ops, None)?;
+            self.encode(&mut encoder, step, done..*ops, &[])?;
             done = *ops;
             copies.push((name.clone(), self.copy_out(&mut encoder, *id, step.tokens)?));
         }
-        self.encode(&mut encoder, step, done..self.recording.ops.len(), None)?;
+        self.encode(&mut encoder, step, done..self.recording.ops.len(), &[])?;
         let submission = self.gpu.queue.submit([encoder.finish()]);
         let mut stages = Vec::with_capacity(copies.len());
         for (name, staging) in copies {
@@ -240,6 +266,64 @@ impl GpuExecutor {
             stages.push((name, bytemuck::pod_collect_to_vec(&bytes)));
         }
         Ok(stages)
+    }
+
+    /// Runs one step with each dispatch timed by itself: kernel, its constants, and microseconds, in order. Slower than a
+    /// step as it is, since nothing overlaps.
+    pub async fn profile(&mut self, step: Step, tokens: &[u32]) -> Result<Vec<(String, f64)>> {
+        if !self.gpu.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            return Err(Error::unsupported("profiling", "this graphics device has no timestamps"));
+        }
+        self.begin(step, Some(tokens))?;
+        let mut encoder = self.encoder();
+        let dispatches = self.plan(step).iter().map(|bound| Ok((bound, bound.dispatch.grid.of(step)?)));
+        let running: Vec<_> =
+            dispatches.collect::<Result<Vec<_>>>()?.into_iter().filter(|(_, g)| g.is_some()).collect();
+        let mut times = Vec::with_capacity(running.len());
+        // A query set holds 4096 timestamps at most.
+        for some in running.chunks(MOST_QUERIES / 2) {
+            let count = 2 * some.len() as u32;
+            let queries = self.gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("timestamps"),
+                ty: wgpu::QueryType::Timestamp,
+                count,
+            });
+            for (i, (bound, groups)) in some.iter().enumerate() {
+                let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
+                    query_set: &queries,
+                    beginning_of_pass_write_index: Some(2 * i as u32),
+                    end_of_pass_write_index: Some(2 * i as u32 + 1),
+                });
+                let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+                let mut pass = encoder.begin_compute_pass(&descriptor);
+                let [x, y, z] = groups.unwrap_or([0; 3]);
+                pass.set_pipeline(&self.pipelines.get(bound.pipeline).pipeline);
+                pass.set_bind_group(0, &bound.group, &[]);
+                pass.dispatch_workgroups(x, y, z);
+            }
+            let bytes = u64::from(count) * 8;
+            let resolved = self.gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("timestamps"),
+                size: bytes,
+                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            });
+            encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
+            let staging = self.staging_buffer(bytes);
+            encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, bytes);
+            let submission = self.gpu.queue.submit([encoder.finish()]);
+            let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&self.gpu.map(&staging, bytes, Some(submission)).await?);
+            let micros = f64::from(self.gpu.queue.get_timestamp_period()) / 1000.0;
+            for ((bound, groups), pair) in some.iter().zip(ticks.chunks_exact(2)) {
+                let constants: Vec<String> =
+                    bound.dispatch.constants.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                let [x, y, z] = groups.unwrap_or([0; 3]);
+                let name = format!("{} {x}x{y}x{z} {}", bound.dispatch.shader.name(), constants.join(" "));
+                times.push((name, pair[1].saturating_sub(pair[0]) as f64 * micros));
+            }
+            encoder = self.encoder();
+        }
+        Ok(times)
     }
 
     /// The logits of the last step: `[V]`.
@@ -252,7 +336,7 @@ impl GpuExecutor {
         let id = self.recording.logits.ok_or_else(no_logits)?;
         self.begin(step, Some(tokens))?;
         let mut encoder = self.encoder();
-        self.encode(&mut encoder, step, 0..self.recording.ops.len(), None)?;
+        self.encode(&mut encoder, step, 0..self.recording.ops.len(), &[])?;
         let bytes = self.recording.info(id).cols as u64 * 4;
         let staging = match self.logits_staging.take() {
             Some(staging) => staging,
@@ -302,7 +386,7 @@ impl GpuExecutor {
         in_flight: usize,
         mut take: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<usize> {
-        if self.argmax.is_none() {
+        if self.argmax.is_empty() {
             return Err(no_logits());
         }
         let in_flight = in_flight.clamp(1, MOST_IN_FLIGHT);
@@ -321,7 +405,7 @@ impl GpuExecutor {
                 let step = Step { position: position + started, tokens: 1 };
                 self.begin(step, (started == 0).then_some(&[first][..]))?;
                 let mut encoder = self.encoder();
-                self.encode(&mut encoder, step, 0..self.recording.ops.len(), self.argmax.as_ref())?;
+                self.encode(&mut encoder, step, 0..self.recording.ops.len(), &self.argmax)?;
                 encoder.copy_buffer_to_buffer(&self.buffers.tokens, 0, &self.staging[staging], 0, 4);
                 flying.push_back((staging, self.gpu.queue.submit([encoder.finish()])));
                 started += 1;
@@ -346,6 +430,21 @@ impl GpuExecutor {
         gpu.guarded("no room for a longer context", || self.grow(positions)).await
     }
 
+    /// True when the caches still hold what a token at `position` sees, given that the tokens before it are unchanged.
+    /// Caches of sliding windows are rings, and forget: after a False the sequence has to be read again from its start.
+    pub fn can_resume(&self, position: usize) -> bool {
+        let slots = self.rings.iter().enumerate();
+        position == 0
+            || slots.filter(|(_, ring)| **ring != u32::MAX).all(|(slot, ring)| {
+                let windows = self.recording.ops.iter().filter_map(|op| match op {
+                    Op::Attention(op) if op.slot.0 as usize == slot => op.window,
+                    _ => None,
+                });
+                let seen = windows.max().unwrap_or(1).saturating_sub(1);
+                self.ring_end.saturating_sub(*ring as usize + 1) <= position.saturating_sub(seen)
+            })
+    }
+
     fn grow(&mut self, positions: usize) -> Result<()> {
         if positions <= self.capacity {
             return Ok(());
@@ -360,18 +459,22 @@ impl GpuExecutor {
             device.create_buffer(&wgpu::BufferDescriptor { label, size, usage: STORAGE, mapped_at_creation: false })
         };
         let mut encoder = self.encoder();
-        let caches = self.buffers.keys.iter_mut().zip(&mut self.buffers.values).zip(&self.recording.kv);
-        for ((keys, values), kv) in caches {
+        let caches = self.buffers.keys.iter_mut().zip(&mut self.buffers.values);
+        for (((keys, values), kv), ring) in caches.zip(&self.recording.kv).zip(&self.rings) {
+            let (rows, before) = (cache_rows(*ring, capacity), cache_rows(*ring, self.capacity));
+            if rows == before {
+                continue;
+            }
             for cache in [keys, values] {
-                let bigger = buffer("cache", cache_bytes(kv, capacity));
-                encoder.copy_buffer_to_buffer(cache, 0, &bigger, 0, cache_bytes(kv, self.capacity));
+                let bigger = buffer("cache", cache_bytes(kv, rows));
+                encoder.copy_buffer_to_buffer(cache, 0, &bigger, 0, cache_bytes(kv, before));
                 *cache = bigger;
             }
         }
         self.gpu.queue.submit([encoder.finish()]);
         self.buffers.scratch = buffer("scratch", scratch_bytes(&self.recording, capacity));
         self.capacity = capacity;
-        for bound in self.decode.iter_mut().chain(&mut self.prefill) {
+        for bound in self.decode.iter_mut().chain(&mut self.prefill).chain(&mut self.argmax) {
             let grown = |r: &Resource| matches!(r, Resource::Keys(_) | Resource::Values(_) | Resource::Scratch);
             if bound.dispatch.resources.iter().any(grown) {
                 let layout = &self.pipelines.get(bound.pipeline).layout;
@@ -397,6 +500,8 @@ impl GpuExecutor {
             return Err(Error::format("token id", reason));
         }
         self.grow(step.position + step.tokens)?;
+        // A step from the start, or one that resumes, makes what was beyond it stale.
+        self.ring_end = if step.position == 0 { step.tokens } else { self.ring_end.max(step.position + step.tokens) };
         let queue = &self.gpu.queue;
         let params = StepParams { position: step.position as u32, tokens: step.tokens as u32 };
         queue.write_buffer(&self.buffers.step, 0, bytemuck::bytes_of(&params));
@@ -418,13 +523,7 @@ impl GpuExecutor {
     }
 
     /// Encodes the dispatches of `ops`, and `last` after them, as one pass.
-    fn encode(
-        &self,
-        encoder: &mut wgpu::CommandEncoder,
-        step: Step,
-        ops: Range<usize>,
-        last: Option<&Bound>,
-    ) -> Result<()> {
+    fn encode(&self, encoder: &mut wgpu::CommandEncoder, step: Step, ops: Range<usize>, last: &[Bound]) -> Result<()> {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         let mut pipeline = usize::MAX;
         let wanted = self.plan(step).iter().filter(|b| b.ops_done > ops.start && b.ops_done <= ops.end);
@@ -514,7 +613,7 @@ impl Buffers {
             wgpu::BindGroupEntry { binding: 0, resource: params },
             wgpu::BindGroupEntry { binding: 1, resource: self.step.as_entire_binding() },
         ];
-        for ((binding, _), resource) in dispatch.shader.bindings.iter().zip(&dispatch.resources) {
+        for ((binding, access), resource) in dispatch.shader.bindings.iter().zip(&dispatch.resources) {
             let activation = |id: BufferId| self.activations.get(id.0 as usize);
             let found = match *resource {
                 Resource::Buffer(id) => {
@@ -526,12 +625,15 @@ impl Buffers {
                         Resource::Codes(id, shard) => self.weights.codes(id, shard),
                         Resource::Scales(id, shard) => Some(self.weights.scales(id, shard).unwrap_or(&self.unused)),
                         Resource::Vector(id) => self.weights.norm(id),
+                        Resource::Grid(id) => self.grids.get(id.0 as usize),
+                        Resource::Scalars => Some(self.weights.scalars().unwrap_or(&self.unused)),
                         Resource::Bias(id) => self.weights.biases(id),
                         Resource::Keys(slot) => self.keys.get(slot.0 as usize),
                         Resource::Values(slot) => self.values.get(slot.0 as usize),
                         Resource::Angles(table) => self.angles.get(table.0 as usize),
                         Resource::Tokens => Some(&self.tokens),
                         Resource::Scratch => Some(&self.scratch),
+                        Resource::Unused if *access == Access::Write => Some(&self.unwritten),
                         Resource::Unused => Some(&self.unused),
                         Resource::Buffer(_) => None,
                     };
@@ -578,13 +680,35 @@ fn cache_bytes(kv: &KvInfo, positions: usize) -> u64 {
     (kv.heads * kv.head_dim * positions * 4) as u64
 }
 
-/// What the parts of a long context's attention need.
+/// What the parts of a long context's attention, or of many logits, need.
 fn scratch_bytes(recording: &Recording, positions: usize) -> u64 {
     let needs = recording.ops.iter().map(|op| match op {
-        Op::Attention(op) => op.scratch_bytes(recording.kv[op.slot.0 as usize].head_dim, positions),
+        Op::Attention(op) => op.scratch_bytes(recording, positions),
         _ => 0,
     });
-    needs.max().unwrap_or(0).max(16)
+    let logits = recording.logits.map_or(0, |id| argmax::scratch_bytes(recording.info(id).cols));
+    needs.max().unwrap_or(0).max(logits).max(16)
+}
+
+/// For each cache what positions are masked with to find their row: caches that only windows read are rings.
+fn rings(recording: &Recording, max_tokens: usize) -> Vec<u32> {
+    let ring = |slot: usize| {
+        let readers = recording.ops.iter().filter_map(|op| match op {
+            Op::Attention(op) if op.slot.0 as usize == slot => Some(op.window),
+            _ => None,
+        });
+        // The widest window, if every reader has one.
+        let window = readers.map(|w| w.unwrap_or(usize::MAX)).max().unwrap_or(usize::MAX);
+        // A step's first token still sees its whole window when the last one is in.
+        let rows = window.checked_mul(RING_WINDOWS)?.checked_add(max_tokens)?.checked_next_power_of_two()?;
+        u32::try_from(rows).ok().map(|rows| rows - 1)
+    };
+    (0..recording.kv.len()).map(|slot| ring(slot).unwrap_or(u32::MAX)).collect()
+}
+
+/// The row of a cache's end: rows for `positions`, or all of a ring.
+fn cache_rows(ring: u32, positions: usize) -> usize {
+    positions.min((ring as usize).saturating_add(1))
 }
 
 fn no_logits() -> Error {

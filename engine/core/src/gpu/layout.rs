@@ -3,12 +3,17 @@
 //! A row is whole units of 16 bytes: 32 4-bit codes, 16 8-bit codes, 8 halves or 4 floats. In a word of 4-bit codes the
 //! low nibbles of its bytes are values 0..3 and the high nibbles values 4..7. Scales and minimums lie in an array of
 //! their own, one pair for each group: two f16 in a word where the file's own numbers are f16, else two f32.
-//! `shaders/lib/matrix.wgsl` reads it.
+//!
+//! Codes whose scales are a tensor of their own stay as the file holds them, lowest bits first; a row is padded to whole
+//! units. Their scales are f32, each for an equal stretch of a row. `shaders/lib/matrix.wgsl` reads all of it.
+
+use std::borrow::Cow;
 
 use half::f16;
 
 use crate::error::{Error, Result};
 use crate::quant::{Group, MAX_BLOCK, QuantType};
+use crate::weights::{WeightId, WeightTable};
 
 use super::shader::Constants;
 
@@ -19,6 +24,12 @@ pub enum Element {
     Code4,
     /// Signed 8-bit code.
     Code8,
+    /// Unsigned 2-bit code as the file holds it, zero at 2.
+    Int2,
+    /// Unsigned 4-bit code as the file holds it, zero at 8.
+    Int4,
+    /// Signed 8-bit code, its scales elsewhere.
+    Int8,
     /// bfloat16.
     BFloat,
     /// IEEE half.
@@ -39,9 +50,19 @@ pub struct Packing {
 }
 
 impl Packing {
-    /// The packing of a file's type, for rows of `cols` values.
-    pub fn of(quant: QuantType, cols: usize) -> Self {
+    /// The packing of a weight.
+    pub fn of_weight(table: &WeightTable, id: WeightId) -> Self {
+        let spec = table.get(id);
+        let stretches = spec.scales.map_or(1, |scales| table.get(scales).cols.max(1));
+        Self::of(spec.quant, spec.cols, stretches)
+    }
+
+    /// The packing of a file's type, for rows of `cols` values, and of `stretches` scales where they lie elsewhere.
+    pub fn of(quant: QuantType, cols: usize, stretches: usize) -> Self {
         let element = match quant {
+            QuantType::Int2 => Element::Int2,
+            QuantType::Int4 => Element::Int4,
+            QuantType::Int8 => Element::Int8,
             QuantType::F32 => Element::Float,
             // Rows must be whole units of 8 halves.
             QuantType::F16 | QuantType::BF16 if !cols.is_multiple_of(8) => Element::Float,
@@ -50,16 +71,18 @@ impl Packing {
             _ if quant.fits_4_bits() => Element::Code4,
             _ => Element::Code8,
         };
+        let group = if quant.has_own_scales() { cols / stretches } else { quant.group_len() };
         // Blocks of 32 have f16 scales in the file; K-quants have products of two numbers.
-        Self { element, group: quant.group_len(), half_scales: quant.block_len() == 32 }
+        Self { element, group, half_scales: quant.block_len() == 32 }
     }
 
     /// Every packing there is.
     #[cfg(test)]
     pub(crate) fn all() -> Vec<Self> {
         let mut all = Vec::new();
-        for quant in QuantType::SELF_CONTAINED {
-            let packing = Self::of(quant, MAX_BLOCK);
+        let packed = [QuantType::Int2, QuantType::Int4, QuantType::Int8];
+        for quant in QuantType::SELF_CONTAINED.into_iter().chain(packed) {
+            let packing = Self::of(quant, MAX_BLOCK, 1);
             if !all.contains(&packing) {
                 all.push(packing);
             }
@@ -70,16 +93,27 @@ impl Packing {
     /// Bits of a stored number.
     pub const fn bits(self) -> usize {
         match self.element {
-            Element::Code4 => 4,
-            Element::Code8 => 8,
+            Element::Int2 => 2,
+            Element::Code4 | Element::Int4 => 4,
+            Element::Code8 | Element::Int8 => 8,
             Element::BFloat | Element::Half => 16,
             Element::Float => 32,
         }
     }
 
+    /// True for codes as the file holds them, whose scales are another weight's values.
+    pub const fn has_own_scales(self) -> bool {
+        matches!(self.element, Element::Int2 | Element::Int4 | Element::Int8)
+    }
+
+    /// Units of 16 bytes of a row's codes or floats.
+    pub const fn units(self, cols: usize) -> usize {
+        (cols * self.bits()).div_ceil(128)
+    }
+
     /// Words of a row's codes or floats.
     pub const fn code_words(self, cols: usize) -> usize {
-        cols * self.bits() / 32
+        4 * self.units(cols)
     }
 
     /// Words of a row's scales and minimums.
@@ -87,7 +121,7 @@ impl Packing {
         if self.group == 0 {
             return 0;
         }
-        cols / self.group * if self.half_scales { 1 } else { 2 }
+        cols / self.group * if self.half_scales || self.has_own_scales() { 1 } else { 2 }
     }
 
     /// Constants of `lib/matrix.wgsl`.
@@ -95,12 +129,14 @@ impl Packing {
         vec![
             ("BITS", self.bits() as f64),
             ("BFLOAT", f64::from(self.element == Element::BFloat)),
-            ("GROUP", if self.group == 0 { 32.0 } else { self.group as f64 }),
+            ("GROUP", if self.group == 0 || self.has_own_scales() { 32.0 } else { self.group as f64 }),
             ("HALF_SCALES", f64::from(self.half_scales)),
+            ("OWN_SCALES", f64::from(self.has_own_scales())),
         ]
     }
 
-    /// Appends file rows of `name` to `codes` and `scales`. `bytes` is whole blocks.
+    /// Appends file rows of `name` to `codes` and `scales`. `bytes` is whole blocks. Not for codes whose scales lie
+    /// elsewhere: see [`Self::pad`].
     pub fn repack(
         self,
         name: &str,
@@ -143,6 +179,19 @@ impl Packing {
         Ok(())
     }
 
+    /// File rows of codes whose scales lie elsewhere: the same bytes, or a copy with rows padded to whole units.
+    pub fn pad(self, bytes: &[u8], row_bytes: usize) -> Cow<'_, [u8]> {
+        let padded = row_bytes.next_multiple_of(16);
+        if padded == row_bytes {
+            return Cow::Borrowed(bytes);
+        }
+        let mut out = vec![0; bytes.len() / row_bytes * padded];
+        for (to, row) in out.chunks_exact_mut(padded).zip(bytes.chunks_exact(row_bytes)) {
+            to[..row_bytes].copy_from_slice(row);
+        }
+        Cow::Owned(out)
+    }
+
     fn push_group(self, name: &str, group: Group, scales: &mut Vec<u32>) -> Result<()> {
         if !(group.scale.is_finite() && group.min.is_finite()) {
             return Err(Error::format(name, format!("a scale is {} and its minimum {}", group.scale, group.min)));
@@ -176,6 +225,7 @@ mod tests {
             Element::Half => return f16::from_bits((codes[i / 2] >> (16 * (i % 2))) as u16).to_f32(),
             Element::BFloat => return half::bf16::from_bits((codes[i / 2] >> (16 * (i % 2))) as u16).to_f32(),
             Element::Code8 => f32::from((codes[i / 4] >> (8 * (i % 4))) as i8),
+            Element::Int2 | Element::Int4 | Element::Int8 => unreachable!("not repacked"),
             Element::Code4 => ((codes[i / 8] >> (8 * (i % 4) + 4 * (i / 4 % 2))) & 15) as f32,
         };
         let g = i / p.group;
@@ -192,7 +242,7 @@ mod tests {
         for quant in QuantType::SELF_CONTAINED {
             for cols in [256, 1536] {
                 let (bytes, values) = crate::gpu::testing::weights(quant, 3, cols, 7);
-                let p = Packing::of(quant, cols);
+                let p = Packing::of(quant, cols, 1);
                 let (mut codes, mut scales) = (Vec::new(), Vec::new());
                 p.repack("w", quant, &bytes, &mut codes, &mut scales).unwrap();
                 assert_eq!((codes.len(), scales.len()), (3 * p.code_words(cols), 3 * p.scale_words(cols)), "{quant:?}");
@@ -207,7 +257,7 @@ mod tests {
     fn a_scale_that_is_not_a_number_names_its_tensor() {
         let mut block = [0u8; 20];
         block[0..2].copy_from_slice(&f16::NAN.to_le_bytes());
-        let p = Packing::of(QuantType::Q4_1, 32);
+        let p = Packing::of(QuantType::Q4_1, 32, 1);
         let error = p.repack("blk.3.ffn_up.weight", QuantType::Q4_1, &block, &mut vec![], &mut vec![]).unwrap_err();
         assert!(error.to_string().contains("blk.3.ffn_up.weight"), "{error}");
     }

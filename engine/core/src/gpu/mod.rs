@@ -2,6 +2,7 @@
 
 mod device;
 mod executor;
+mod fuse;
 mod layout;
 mod pipelines;
 mod plan;

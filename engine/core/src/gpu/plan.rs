@@ -2,51 +2,89 @@
 //! together for that are found. Plain data, no device.
 //!
 //! Joined are products of one input (q, k and v; gate and up), for one token also with the norm before them and the
-//! activation after them, and the rotations with the append to the cache.
+//! activation after them, and the rotations with the append to the cache; then what `fuse.rs` finds.
 
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
+use crate::kernels::head_norms::HeadNorms;
 use crate::kernels::matmul::{MOST, Products, Store};
-use crate::kernels::{Argmax, GatedActivation, KvAppend, MatMul, Op, RmsNorm, Rope};
+use crate::kernels::norm_chain::NormChain;
+use crate::kernels::packed_matmul::Extras;
+use crate::kernels::quantize::Codes;
+use crate::kernels::{Argmax, Attention, GatedActivation, KvAppend, MatMul, Op, RmsNorm, Rope, SoftCap};
 use crate::recording::{BufferId, Recording};
 use crate::weights::{WeightId, WeightTable};
 
 use super::layout::Packing;
-use super::shader::{Access, Dispatch, Mode, Planner, Resource};
+use super::shader::{Access, Dispatch, GridId, Planner, Resource};
 
 /// Operations that become one dispatch, or one for each shard.
 #[derive(Debug, Clone)]
-enum Joined<'a> {
+pub(super) enum Joined<'a> {
     Op(&'a Op),
     /// Left out for one token, when the products that follow do it themselves.
     Norm {
         op: &'a RmsNorm,
         by_products: bool,
     },
-    Products {
-        norm: Option<&'a RmsNorm>,
-        products: Vec<&'a MatMul>,
-        gate: Option<&'a GatedActivation>,
-    },
+    Products(JoinedProducts<'a>),
     /// Left out for one token: the products before did it.
     Gate(&'a GatedActivation),
+    /// Left out for one token: the product before did it.
+    Cap(&'a SoftCap),
     RotateAndAppend {
         query: &'a Rope,
         append: &'a KvAppend,
     },
+    HeadNorms(HeadNorms<'a>),
+    Chain(NormChain<'a>),
+    /// For one token it also makes the codes of its output.
+    Attention {
+        op: &'a Attention,
+        out_codes: Option<Codes>,
+    },
+}
+
+/// Products of one input.
+#[derive(Debug, Clone)]
+pub(super) struct JoinedProducts<'a> {
+    pub(super) norm: Option<&'a RmsNorm>,
+    pub(super) products: Vec<&'a MatMul>,
+    pub(super) gate: Option<&'a GatedActivation>,
+    /// Codes of their input, for products with static ranges.
+    pub(super) codes: Option<Codes>,
+    pub(super) maker: Maker,
+    /// Codes that they make of their output, for one token.
+    pub(super) out_codes: Option<Codes>,
+    pub(super) cap: Option<f32>,
+}
+
+/// Which dispatch makes the codes of products' input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Maker {
+    /// One of its own.
+    Quantize,
+    /// The one before.
+    Before,
+    /// The one before for one token, else one of its own.
+    BeforeForOne,
 }
 
 /// The joined operations of a recording, in order.
 pub(super) struct Plan<'a> {
-    recording: &'a Recording,
-    table: &'a WeightTable,
+    pub(super) recording: &'a Recording,
+    pub(super) table: &'a WeightTable,
     /// With the number of the recording's operations done by then.
-    steps: Vec<(Joined<'a>, usize)>,
+    pub(super) steps: Vec<(Joined<'a>, usize)>,
+    /// Most bytes of a binding.
+    pub(super) limit: u64,
     /// Weights whose rows form one matrix.
     pub(super) matrices: Vec<Vec<WeightId>>,
     /// Activations that share a buffer; each is in one group.
     pub(super) shared: Vec<Vec<BufferId>>,
+    /// Buffers of activations as codes, indexed by [`GridId`]: the activation, its static scales, words of a row.
+    pub(super) grids: Vec<Codes>,
 }
 
 /// A dispatch, and the number of the recording's operations done once it has run.
@@ -59,7 +97,15 @@ pub(super) struct Planned {
 impl<'a> Plan<'a> {
     /// Joins what can be joined. Joined weights take at most `limit` bytes, so that they fit one binding.
     pub(super) fn new(recording: &'a Recording, table: &'a WeightTable, limit: u64) -> Self {
-        let mut plan = Self { recording, table, steps: Vec::new(), matrices: Vec::new(), shared: Vec::new() };
+        let mut plan = Self {
+            recording,
+            table,
+            steps: Vec::new(),
+            limit,
+            matrices: Vec::new(),
+            shared: Vec::new(),
+            grids: Vec::new(),
+        };
         let ops = &recording.ops;
         let mut i = 0;
         while i < ops.len() {
@@ -72,6 +118,7 @@ impl<'a> Plan<'a> {
                 op => plan.push(Joined::Op(op), i, 1),
             };
         }
+        plan.fuse();
         plan.find_shared();
         plan.find_matrices();
         plan
@@ -99,8 +146,10 @@ impl<'a> Plan<'a> {
             && norm.weight.is_some()
             && norm.is_plain()
             && norm.width == self.recording.info(norm.x).cols
-            && products.iter().all(|p| p.out != norm.x)
-            && !self.is_read(norm.out, after);
+            && products.iter().all(|p| p.out != norm.x && !self.table.get(p.weight).quant.has_own_scales())
+            && !self.is_read(norm.out, after)
+            // The end of the branch before takes it along.
+            && !matches!(at.checked_sub(1).map(|i| &self.recording.ops[i]), Some(Op::RmsNorm(b)) if self.takes(b, norm));
         self.push(Joined::Norm { op: norm, by_products }, at, 1);
         let mut i = at + 1;
         while i < after {
@@ -113,10 +162,7 @@ impl<'a> Plan<'a> {
     fn join_products(&mut self, norm: Option<&'a RmsNorm>, at: usize, end: usize, limit: u64) -> usize {
         let ops = &self.recording.ops;
         let Op::MatMul(first) = &ops[at] else { return 0 };
-        let packing = |id: WeightId| {
-            let spec = self.table.get(id);
-            (Packing::of(spec.quant, spec.cols), spec.cols)
-        };
+        let packing = |id: WeightId| (Packing::of_weight(self.table, id), self.table.get(id).cols);
         let bytes = |id: WeightId| {
             let (packing, cols) = packing(id);
             4 * (packing.code_words(cols).max(packing.scale_words(cols)) * self.table.get(id).rows) as u64
@@ -148,11 +194,38 @@ impl<'a> Plan<'a> {
             }
             _ => None,
         };
-        self.push(Joined::Products { norm, products, gate }, at, count);
+        let codes = self.codes_for(&products);
+        let joined = JoinedProducts { norm, products, gate, codes, maker: Maker::Quantize, out_codes: None, cap: None };
+        self.push(Joined::Products(joined), at, count);
         if let Some(gate) = gate {
             self.push(Joined::Gate(gate), at + count, 1);
         }
         count + usize::from(gate.is_some())
+    }
+
+    /// The codes that products with static ranges read, in a buffer of their own or one that serves the same shape.
+    fn codes_for(&mut self, products: &[&MatMul]) -> Option<Codes> {
+        let first = products.first()?;
+        let mut scales: Vec<WeightId> = Vec::new();
+        for range in products.iter().filter_map(|p| p.range) {
+            if !scales.contains(&range.input) {
+                scales.push(range.input);
+            }
+        }
+        if scales.is_empty() {
+            return None;
+        }
+        let packing = Packing::of_weight(self.table, first.weight);
+        let step = (8 / packing.bits().min(8)) as u32;
+        let words = packing.units(self.table.get(first.weight).cols) as u32 * 4 * step;
+        let mut codes = Codes { x: first.x, grid: GridId(0), scales, step, words };
+        let fits = |g: &Codes| (g.x, g.step, g.scales.len()) == (codes.x, codes.step, codes.scales.len());
+        let number = self.grids.iter().position(fits).unwrap_or_else(|| {
+            self.grids.push(codes.clone());
+            self.grids.len() - 1
+        });
+        codes.grid = GridId(number as u32);
+        Some(codes)
     }
 
     fn join_rotations(&mut self, query: &'a Rope, at: usize, end: usize) -> usize {
@@ -169,12 +242,12 @@ impl<'a> Plan<'a> {
     }
 
     /// True when no stage lies inside operations `from .. to`.
-    fn ends_before_stage(&self, from: usize, to: usize) -> bool {
+    pub(super) fn ends_before_stage(&self, from: usize, to: usize) -> bool {
         self.recording.stages.iter().all(|s| s.2 <= from || s.2 >= to)
     }
 
     /// True when an operation from `from` on reads what is in `id` before another overwrites it.
-    fn is_read(&self, id: BufferId, from: usize) -> bool {
+    pub(super) fn is_read(&self, id: BufferId, from: usize) -> bool {
         for op in &self.recording.ops[from..] {
             if reads(op).contains(&id) {
                 return true;
@@ -216,11 +289,12 @@ impl<'a> Plan<'a> {
         };
         for (joined, _) in &self.steps {
             match joined {
-                Joined::Products { products, .. } => unite(&products.iter().map(|p| p.out).collect::<Vec<_>>()),
+                Joined::Products(joined) => unite(&joined.products.iter().map(|p| p.out).collect::<Vec<_>>()),
                 Joined::RotateAndAppend { query, append } => unite(&[query.x, append.k, append.v]),
-                Joined::Gate(op) => unite(&[op.gate, op.up]),
-                Joined::Op(Op::GatedActivation(op)) => unite(&[op.gate, op.up]),
-                Joined::Op(_) | Joined::Norm { .. } => {}
+                Joined::HeadNorms(HeadNorms { query, own: Some((key, value, _)), .. }) => {
+                    unite(&[query.x, key.x, value.x]);
+                }
+                _ => {}
             }
         }
         self.shared = groups;
@@ -230,7 +304,7 @@ impl<'a> Plan<'a> {
         let mut seen: BTreeMap<WeightId, ()> = BTreeMap::new();
         for (joined, _) in &self.steps {
             let weights: Vec<WeightId> = match joined {
-                Joined::Products { products, .. } => products.iter().map(|p| p.weight).collect(),
+                Joined::Products(joined) => joined.products.iter().map(|p| p.weight).collect(),
                 Joined::Op(Op::Embed(op)) => vec![op.table],
                 _ => Vec::new(),
             };
@@ -245,7 +319,7 @@ impl<'a> Plan<'a> {
     pub(super) fn biases(&self) -> Vec<Vec<(WeightId, Option<WeightId>)>> {
         let mut biases = Vec::new();
         for (joined, _) in &self.steps {
-            if let Joined::Products { products, .. } = joined
+            if let Joined::Products(JoinedProducts { products, .. }) = joined
                 && products.iter().any(|p| p.bias.is_some())
             {
                 biases.push(products.iter().map(|p| (p.weight, p.bias)).collect());
@@ -256,28 +330,29 @@ impl<'a> Plan<'a> {
 
     /// The dispatches of the steps that `planner` is for.
     pub(super) fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Planned>> {
-        let one_token = planner.mode == Mode::Decode;
         let mut all = Vec::new();
         for (joined, ops_done) in &self.steps {
             let dispatches = match joined {
-                Joined::Norm { by_products: true, .. } | Joined::Gate(_) if one_token => Vec::new(),
+                Joined::Norm { op, by_products: true } if planner.is_single(op.x) => Vec::new(),
+                Joined::Gate(op) if planner.is_single(op.gate) => Vec::new(),
+                Joined::Cap(op) if planner.is_single(op.x) => Vec::new(),
                 Joined::Norm { op, .. } => op.dispatches(planner)?,
                 Joined::Gate(op) => op.dispatches(planner)?,
-                Joined::Products { norm, products, gate } if one_token => {
-                    Products { norm: *norm, products, gate: *gate }.dispatches(planner)?
-                }
-                Joined::Products { products, .. } => {
-                    Products { norm: None, products, gate: None }.dispatches(planner)?
-                }
+                Joined::Cap(op) => op.dispatches(planner)?,
+                Joined::Products(joined) => joined.dispatches(planner)?,
                 Joined::RotateAndAppend { query, append } => append.dispatches_rotated(query, planner)?,
+                Joined::HeadNorms(joined) => joined.dispatches(planner)?,
+                Joined::Chain(joined) => joined.dispatches(planner)?,
+                Joined::Attention { op, out_codes } => op.dispatches(out_codes.as_ref(), planner)?,
+                Joined::Op(Op::Attention(op)) => op.dispatches(None, planner)?,
                 Joined::Op(Op::Embed(op)) => op.dispatches(planner)?,
                 Joined::Op(Op::RmsNorm(op)) => op.dispatches(planner)?,
                 Joined::Op(Op::MatMul(op)) => {
-                    Products { norm: None, products: &[op], gate: None }.dispatches(planner)?
+                    Products { norm: None, products: &[op], gate: None, extras: Extras::default() }
+                        .dispatches(planner)?
                 }
                 Joined::Op(Op::Rope(op)) => op.dispatches(planner)?,
                 Joined::Op(Op::KvAppend(op)) => op.dispatches(planner)?,
-                Joined::Op(Op::Attention(op)) => op.dispatches(planner)?,
                 Joined::Op(Op::GatedActivation(op)) => op.dispatches(planner)?,
                 Joined::Op(Op::LastRow(op)) => op.dispatches(planner)?,
                 Joined::Op(Op::SoftCap(op)) => op.dispatches(planner)?,
@@ -291,10 +366,11 @@ impl<'a> Plan<'a> {
     }
 
     /// Greedy sampling after the last operation.
-    pub(super) fn argmax(&self, planner: &Planner<'_>) -> Result<Option<Planned>> {
-        let Some(logits) = self.recording.logits else { return Ok(None) };
+    pub(super) fn argmax(&self, planner: &Planner<'_>) -> Result<Vec<Planned>> {
+        let Some(logits) = self.recording.logits else { return Ok(Vec::new()) };
         let ops_done = self.recording.ops.len();
-        Ok(Argmax { logits }.dispatches(planner)?.pop().map(|dispatch| Planned { dispatch, ops_done }))
+        let dispatches = Argmax { logits }.dispatches(planner)?.into_iter();
+        Ok(dispatches.map(|dispatch| Planned { dispatch, ops_done }).collect())
     }
 
     /// WebGPU forbids one buffer to be read and written through different bindings of a dispatch.
@@ -318,6 +394,30 @@ impl<'a> Plan<'a> {
             }
         }
         Ok(())
+    }
+}
+
+impl JoinedProducts<'_> {
+    /// The products' dispatches, after the one that makes the codes of their input if no other does.
+    fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
+        let Some(first) = self.products.first() else { return Ok(Vec::new()) };
+        let is_single = planner.is_single(first.x);
+        let makes_codes = match self.maker {
+            Maker::Quantize => true,
+            Maker::Before => false,
+            Maker::BeforeForOne => !is_single,
+        };
+        let mut all = Vec::new();
+        if let (true, Some(codes)) = (makes_codes, &self.codes) {
+            all = codes.dispatches(planner)?;
+        }
+        let (norm, gate, cap, out_codes) = match is_single {
+            true => (self.norm, self.gate, self.cap, self.out_codes.as_ref()),
+            false => (None, None, None, None),
+        };
+        let extras = Extras { codes: self.codes.as_ref(), out_codes, cap };
+        all.extend(Products { norm, products: &self.products, gate, extras }.dispatches(planner)?);
+        Ok(all)
     }
 }
 

@@ -9,19 +9,26 @@ use crate::weights::{WeightId, WeightTable};
 use super::layout::Packing;
 
 /// Every shader file, by its path under `shaders/`. A module is whole files, one after the other.
-pub const FILES: [(&str, &str); 12] = [
+pub const FILES: [(&str, &str); 19] = [
     ("lib/activation.wgsl", include_str!("../../../../shaders/lib/activation.wgsl")),
+    ("lib/grid.wgsl", include_str!("../../../../shaders/lib/grid.wgsl")),
     ("lib/matrix.wgsl", include_str!("../../../../shaders/lib/matrix.wgsl")),
     ("lib/step.wgsl", include_str!("../../../../shaders/lib/step.wgsl")),
     ("argmax.wgsl", include_str!("../../../../shaders/argmax.wgsl")),
     ("attention.wgsl", include_str!("../../../../shaders/attention.wgsl")),
     ("embed.wgsl", include_str!("../../../../shaders/embed.wgsl")),
     ("gated_activation.wgsl", include_str!("../../../../shaders/gated_activation.wgsl")),
+    ("grouped_attention.wgsl", include_str!("../../../../shaders/grouped_attention.wgsl")),
+    ("head_norms.wgsl", include_str!("../../../../shaders/head_norms.wgsl")),
     ("kv_append.wgsl", include_str!("../../../../shaders/kv_append.wgsl")),
     ("last_row.wgsl", include_str!("../../../../shaders/last_row.wgsl")),
     ("matmul.wgsl", include_str!("../../../../shaders/matmul.wgsl")),
+    ("norm_chain.wgsl", include_str!("../../../../shaders/norm_chain.wgsl")),
+    ("packed_matmul.wgsl", include_str!("../../../../shaders/packed_matmul.wgsl")),
+    ("quantize.wgsl", include_str!("../../../../shaders/quantize.wgsl")),
     ("rms_norm.wgsl", include_str!("../../../../shaders/rms_norm.wgsl")),
     ("rope.wgsl", include_str!("../../../../shaders/rope.wgsl")),
+    ("soft_cap.wgsl", include_str!("../../../../shaders/soft_cap.wgsl")),
 ];
 
 /// Where the fields of uniform parameters lie.
@@ -88,6 +95,10 @@ impl Shader {
     }
 }
 
+/// A buffer of activations as codes: see [`crate::kernels::quantize`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GridId(pub u32);
+
 /// A buffer that a dispatch binds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Resource {
@@ -101,6 +112,10 @@ pub enum Resource {
     Scales(WeightId, usize),
     /// A vector of f32.
     Vector(WeightId),
+    /// Activations as codes.
+    Grid(GridId),
+    /// Every scalar: see [`Planner::scalar`].
+    Scalars,
     /// Biases of a matrix's rows.
     Bias(WeightId),
     /// Cached keys.
@@ -113,7 +128,7 @@ pub enum Resource {
     Tokens,
     /// Scratch of at least so many bytes at the longest context; its contents live until the next dispatch.
     Scratch,
-    /// A binding that the dispatch does not read.
+    /// A binding that the dispatch neither reads nor writes.
     Unused,
 }
 
@@ -136,6 +151,15 @@ pub enum Count {
         /// Positions of a part.
         part: u32,
     },
+    /// `min(ceil(positions the step's last token sees / block), most)`.
+    Split {
+        /// The attention window, or `u32::MAX`.
+        window: u32,
+        /// Positions that are not divided.
+        block: u32,
+        /// Most workgroups.
+        most: u32,
+    },
 }
 
 impl Count {
@@ -144,6 +168,10 @@ impl Count {
         match self {
             Self::Fixed(n) => u64::from(n),
             Self::Tokens { each, per_group } => (step.tokens as u64 * u64::from(each)).div_ceil(u64::from(per_group)),
+            Self::Split { window, block, most } => {
+                let seen = (step.position as u64 + step.tokens as u64).min(u64::from(window));
+                seen.div_ceil(u64::from(block)).min(u64::from(most))
+            }
             Self::Parts { window, part } => (step.position as u64 + 1).min(u64::from(window)).div_ceil(u64::from(part)),
         }
     }
@@ -251,20 +279,31 @@ pub(crate) type Variant = (&'static Shader, Constants);
 /// Every entry point with every combination of constants that a recording can ask for (of head widths, the usual).
 #[cfg(test)]
 pub(crate) fn variants() -> Vec<Variant> {
-    use crate::kernels::{argmax, attention, embed, gated_activation, kv_append, last_row, matmul, rms_norm, rope};
+    use crate::kernels::{
+        argmax, attention, embed, gated_activation, grouped_attention, head_norms, kv_append, last_row, matmul,
+        norm_chain, packed_matmul, quantize, rms_norm, rope, soft_cap,
+    };
     let plain = [
         &argmax::SHADER,
+        &argmax::PART,
+        &argmax::JOIN,
         &gated_activation::SHADER,
         &kv_append::SHADER,
         &kv_append::ROTATE_AND_APPEND,
         &last_row::SHADER,
-        &rms_norm::SHADER,
+        &quantize::SHADER,
         &rope::SHADER,
+        &soft_cap::SHADER,
     ];
     let mut all: Vec<Variant> = plain.into_iter().map(|shader| (shader, Vec::new())).collect();
     all.extend(attention::variants());
     all.extend(embed::variants());
+    all.extend(grouped_attention::variants());
     all.extend(matmul::variants());
+    all.extend(head_norms::variants());
+    all.extend(norm_chain::variants());
+    all.extend(packed_matmul::variants());
+    all.extend(rms_norm::variants());
     all
 }
 
@@ -310,8 +349,10 @@ pub struct Planner<'a> {
     pub table: &'a WeightTable,
     /// Where the rows of matrices lie.
     pub matrices: &'a dyn MatrixPlaces,
-    /// Where activations begin in the buffers they share, in values.
-    pub offsets: &'a [u32],
+    /// For each activation the buffer it shares with others, and where it begins there, in values.
+    pub places: &'a [(usize, u32)],
+    /// What a position is masked with to find its row in a cache, by slot.
+    pub rings: &'a [u32],
     /// The plan's steps.
     pub mode: Mode,
 }
@@ -322,6 +363,8 @@ pub trait MatrixPlaces {
     fn first_row(&self, id: WeightId) -> usize;
     /// Row ranges of the shards of the matrix that a weight is part of.
     fn shards(&self, id: WeightId) -> Vec<Range<usize>>;
+    /// A scalar's place in [`Resource::Scalars`].
+    fn scalar(&self, id: WeightId) -> Option<usize>;
 }
 
 impl Planner<'_> {
@@ -344,20 +387,41 @@ impl Planner<'_> {
         }
     }
 
+    /// True when products of a buffer run for a single token.
+    pub fn is_single(&self, id: BufferId) -> bool {
+        self.mode == Mode::Decode || self.tokens(id) == Tokens::One
+    }
+
+    /// True when two activations lie in one buffer.
+    pub fn share(&self, a: BufferId, b: BufferId) -> bool {
+        let buffer = |id: BufferId| self.places.get(id.0 as usize).map(|place| place.0);
+        buffer(a) == buffer(b)
+    }
+
     /// Columns of a buffer.
     pub fn cols(&self, id: BufferId) -> u32 {
         self.recording.info(id).cols as u32
     }
 
+    /// What a position is masked with to find its row in a cache.
+    pub fn ring(&self, slot: KvSlot) -> u32 {
+        self.rings.get(slot.0 as usize).copied().unwrap_or(u32::MAX)
+    }
+
     /// Where an activation begins in [`Resource::Shared`], in values.
     pub fn offset(&self, id: BufferId) -> u32 {
-        self.offsets.get(id.0 as usize).copied().unwrap_or_default()
+        self.places.get(id.0 as usize).map_or(0, |place| place.1)
+    }
+
+    /// A scalar's place in [`Resource::Scalars`].
+    pub fn scalar(&self, id: WeightId) -> Result<u32> {
+        let missing = || Error::Gpu(format!("the scalar {} has no place", self.table.get(id).name));
+        self.matrices.scalar(id).map(|place| place as u32).ok_or_else(missing)
     }
 
     /// How a matrix is stored.
     pub fn packing(&self, id: WeightId) -> Packing {
-        let spec = self.table.get(id);
-        Packing::of(spec.quant, spec.cols)
+        Packing::of_weight(self.table, id)
     }
 
     /// Fails unless `n` is a multiple of 4: what it counts is read as vec4.

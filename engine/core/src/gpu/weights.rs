@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::kernels::Op;
+use crate::kernels::{Gain, MatMul, Op, RmsNorm};
 use crate::recording::Recording;
 use crate::weights::{WeightId, WeightSpec, WeightTable};
 
@@ -47,6 +47,11 @@ pub(super) struct GpuWeights {
     /// By the first weight of the matrix whose rows they belong to.
     biases: BTreeMap<WeightId, wgpu::Buffer>,
     vectors: BTreeMap<WeightId, Vec<VectorPlace>>,
+    /// The matrices that take their scales from a weight, each with the first row of those scales.
+    own_scales: BTreeMap<WeightId, Vec<(usize, usize)>>,
+    /// Each scalar's place in the buffer of them all.
+    scalar_places: BTreeMap<WeightId, usize>,
+    scalars: Option<wgpu::Buffer>,
     codes: Vec<u32>,
     scales: Vec<u32>,
     unflushed: u64,
@@ -65,6 +70,18 @@ impl GpuWeights {
         let mut weights = Self::default();
         for ids in &plan.matrices {
             weights.add_matrix(gpu, ids, table, limit)?;
+        }
+        for id in scalars_of(recording) {
+            let next = weights.scalar_places.len();
+            weights.scalar_places.entry(id).or_insert(next);
+        }
+        if !weights.scalar_places.is_empty() {
+            let buffer = weights.buffer(gpu, "scalars", weights.scalar_places.len() as u64 * 4);
+            for (id, place) in &weights.scalar_places {
+                let place = VectorPlace { buffer: buffer.clone(), first: *place };
+                weights.vectors.entry(*id).or_default().push(place);
+            }
+            weights.scalars = Some(buffer);
         }
         for op in &recording.ops {
             if let Op::RmsNorm(op) = op
@@ -106,8 +123,8 @@ impl GpuWeights {
     }
 
     fn add_matrix(&mut self, gpu: &Gpu, ids: &[WeightId], table: &WeightTable, limit: u64) -> Result<()> {
-        let Some(first) = ids.first().map(|id| table.get(*id)) else { return Ok(()) };
-        let packing = Packing::of(first.quant, first.cols);
+        let Some(&id) = ids.first() else { return Ok(()) };
+        let (first, packing) = (table.get(id), Packing::of_weight(table, id));
         let code_bytes = 4 * packing.code_words(first.cols) as u64;
         let scale_bytes = 4 * packing.scale_words(first.cols) as u64;
         let fitting = limit / code_bytes.max(scale_bytes).max(1);
@@ -120,7 +137,23 @@ impl GpuWeights {
         let mut rows = 0;
         for id in ids {
             self.places.insert(*id, (self.matrices.len(), rows));
-            rows += table.get(*id).rows;
+            let spec = table.get(*id);
+            if packing.has_own_scales() {
+                let scales = spec.scales.map(|scales| (scales, table.get(scales)));
+                let Some((scales, of)) =
+                    scales.filter(|(_, of)| of.rows == spec.rows && spec.cols % of.cols.max(1) == 0)
+                else {
+                    return Err(Error::format(&spec.name, "its scales are missing, or do not match its shape"));
+                };
+                if !of.quant.is_float() {
+                    return Err(Error::format(
+                        &of.name,
+                        format!("scales are stored as {:?}, expected floats", of.quant),
+                    ));
+                }
+                self.own_scales.entry(scales).or_default().push((self.matrices.len(), rows));
+            }
+            rows += spec.rows;
         }
         let per_shard = usize::try_from(fitting).unwrap_or(usize::MAX).min(rows.max(1));
         let mut shards = Vec::new();
@@ -153,6 +186,11 @@ impl GpuWeights {
         self.matrix(id)?.shards.get(shard)?.scales.as_ref()
     }
 
+    /// Every scalar, in one buffer.
+    pub(super) fn scalars(&self) -> Option<&wgpu::Buffer> {
+        self.scalars.as_ref()
+    }
+
     /// A norm's weight.
     pub(super) fn norm(&self, id: WeightId) -> Option<&wgpu::Buffer> {
         self.norms.get(&id)
@@ -172,10 +210,13 @@ impl GpuWeights {
         first_row: usize,
         bytes: &[u8],
     ) -> Result<()> {
-        if let Some(places) = self.vectors.get(&id) {
+        if self.vectors.contains_key(&id) || self.own_scales.contains_key(&id) {
             let mut values = vec![0.0f32; bytes.len() / spec.quant.block_bytes() * spec.quant.block_len()];
             spec.quant.dequantize(bytes, &mut values);
-            for place in places {
+            for &(matrix, first) in self.own_scales.get(&id).into_iter().flatten() {
+                self.scale_rows(gpu, matrix, first + first_row, spec.cols, &values);
+            }
+            for place in self.vectors.get(&id).into_iter().flatten() {
                 let at = (place.first + first_row * spec.cols) as u64 * 4;
                 gpu.queue.write_buffer(&place.buffer, at, bytemuck::cast_slice(&values));
             }
@@ -191,6 +232,26 @@ impl GpuWeights {
         gpu.check()
     }
 
+    /// Writes f32 scales, `each` for a row, from `row` on.
+    fn scale_rows(&self, gpu: &Gpu, matrix: usize, row: usize, each: usize, values: &[f32]) {
+        let Some(matrix) = self.matrices.get(matrix) else { return };
+        let (mut row, mut rest) = (row, values);
+        for (i, shard) in matrix.shards.iter().enumerate() {
+            let end = matrix.shards.get(i + 1).map_or(matrix.rows, |next| next.first_row);
+            let rows = (rest.len() / each.max(1)).min(end.saturating_sub(row));
+            if let (1.., Some(buffer)) = (rows, &shard.scales) {
+                let (piece, after) = rest.split_at(rows * each);
+                gpu.queue.write_buffer(
+                    buffer,
+                    ((row - shard.first_row) * each) as u64 * 4,
+                    bytemuck::cast_slice(piece),
+                );
+                row += rows;
+                rest = after;
+            }
+        }
+    }
+
     fn matrix_rows(&mut self, gpu: &Gpu, matrix: usize, spec: &WeightSpec, row: usize, bytes: &[u8]) -> Result<()> {
         let Some(matrix) = self.matrices.get(matrix) else { return Ok(()) };
         let (codes, scales) = (&mut self.codes, &mut self.scales);
@@ -201,6 +262,13 @@ impl GpuWeights {
             while row < end && rest.len() >= row_bytes {
                 let rows = (rest.len() / row_bytes).min(end - row).min((REPACK_BYTES / row_bytes).max(1));
                 let (piece, after) = rest.split_at(rows * row_bytes);
+                if matrix.packing.has_own_scales() {
+                    // The kernels read the file's own bytes.
+                    let at = (row - shard.first_row) as u64 * 4 * matrix.packing.code_words(matrix.cols) as u64;
+                    gpu.queue.write_buffer(&shard.codes, at, &matrix.packing.pad(piece, row_bytes));
+                    (row, rest) = (row + rows, after);
+                    continue;
+                }
                 codes.clear();
                 scales.clear();
                 matrix.packing.repack(&spec.name, spec.quant, piece, codes, scales)?;
@@ -222,7 +290,20 @@ impl GpuWeights {
     }
 }
 
+/// Scalars that a recording uses: gains and static scales.
+fn scalars_of(recording: &Recording) -> impl Iterator<Item = WeightId> {
+    recording.ops.iter().flat_map(|op| match op {
+        Op::RmsNorm(RmsNorm { gain: Gain::Learned(id), .. }) => vec![*id],
+        Op::MatMul(MatMul { range: Some(range), .. }) => vec![range.input, range.output],
+        _ => Vec::new(),
+    })
+}
+
 impl MatrixPlaces for GpuWeights {
+    fn scalar(&self, id: WeightId) -> Option<usize> {
+        self.scalar_places.get(&id).copied()
+    }
+
     fn first_row(&self, id: WeightId) -> usize {
         self.places.get(&id).map_or(0, |p| p.1)
     }

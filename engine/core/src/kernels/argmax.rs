@@ -29,7 +29,7 @@ params! {
     }
 }
 
-/// `argmax.wgsl`.
+/// `argmax.wgsl`: all logits by one workgroup.
 pub static SHADER: Shader = Shader {
     files: &["argmax.wgsl"],
     entry: "main",
@@ -37,15 +37,49 @@ pub static SHADER: Shader = Shader {
     bindings: &[(2, Access::Read), (3, Access::Write)],
 };
 
+/// `argmax.wgsl`: some logits.
+pub static PART: Shader = Shader {
+    files: &["argmax.wgsl"],
+    entry: "part",
+    params: Params::LAYOUT,
+    bindings: &[(2, Access::Read), (4, Access::Write)],
+};
+
+/// `argmax.wgsl`: the best of the parts.
+pub static JOIN: Shader = Shader {
+    files: &["argmax.wgsl"],
+    entry: "join",
+    params: Params::LAYOUT,
+    bindings: &[(3, Access::Write), (5, Access::Read)],
+};
+
+/// Logits of a part.
+const PART_COLS: usize = 4096;
+
+/// Bytes that the parts of `cols` logits need.
+pub(crate) const fn scratch_bytes(cols: usize) -> u64 {
+    (cols.div_ceil(PART_COLS) * 8) as u64
+}
+
 impl Argmax {
-    /// One workgroup. The id lands where the next step reads its token.
+    /// One workgroup, or one for each part and one for them all. The id lands where the next step reads its token.
     pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
-        Ok(vec![Dispatch {
-            shader: &SHADER,
+        let cols = planner.cols(self.logits);
+        let dispatch = |shader, resources, groups| Dispatch {
+            shader,
             constants: Vec::new(),
-            params: params_bytes(Params { cols: planner.cols(self.logits) }),
-            resources: vec![Resource::Buffer(self.logits), Resource::Tokens],
-            grid: Grid::line(Count::Fixed(1)),
-        }])
+            params: params_bytes(Params { cols }),
+            resources,
+            grid: Grid::line(Count::Fixed(groups)),
+        };
+        let logits = Resource::Buffer(self.logits);
+        let parts = cols.div_ceil(PART_COLS as u32);
+        if parts == 1 {
+            return Ok(vec![dispatch(&SHADER, vec![logits, Resource::Tokens], 1)]);
+        }
+        Ok(vec![
+            dispatch(&PART, vec![logits, Resource::Scratch], parts),
+            dispatch(&JOIN, vec![Resource::Tokens, Resource::Scratch], 1),
+        ])
     }
 }

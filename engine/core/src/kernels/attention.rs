@@ -4,7 +4,9 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::shader::{Access, Count, Dispatch, Grid, Mode, Planner, Resource, Shader, When, params, params_bytes};
-use crate::recording::{BufferId, KvSlot};
+use crate::kernels::grouped_attention;
+use crate::kernels::quantize::Codes;
+use crate::recording::{BufferId, KvSlot, Recording};
 
 /// Attention of the step's queries over the cached and appended keys and values.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +59,7 @@ params! {
         kv_quads: u32,
         window: u32,
         scale: f32,
+        ring: u32,
     }
 }
 
@@ -97,14 +100,23 @@ pub(crate) fn variants() -> Vec<crate::gpu::shader::Variant> {
 
 impl Attention {
     /// Bytes that the parts of a context of `positions` need.
-    pub fn scratch_bytes(&self, head_dim: usize, positions: usize) -> u64 {
+    pub fn scratch_bytes(&self, recording: &Recording, positions: usize) -> u64 {
+        let kv = &recording.kv[self.slot.0 as usize];
+        let head_dim = kv.head_dim;
+        if grouped_attention::heads_of_group(self.heads, kv, recording.info(self.q).rows).is_some() {
+            return self.grouped_scratch_bytes(head_dim);
+        }
         let parts = positions.div_ceil(PART_POSITIONS as usize);
         (self.heads * parts * (head_dim + 4) * 4) as u64
     }
 
     /// One workgroup for each head of each token; a single token with a long context gets one for each part of it.
-    pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
+    /// Where [`grouped_attention`] runs and there is one token, also makes `codes` of the output.
+    pub fn dispatches(&self, codes: Option<&Codes>, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
         let kv = planner.recording.kv[self.slot.0 as usize];
+        if let Some(group) = grouped_attention::heads_of_group(self.heads, &kv, planner.recording.info(self.q).rows) {
+            return self.grouped_dispatches(group, codes, planner);
+        }
         planner.per_token("attention", self.q)?;
         planner.quads("attention", "a head", kv.head_dim)?;
         if kv.head_dim > MAX_HEAD_DIM {
@@ -119,6 +131,7 @@ impl Attention {
             kv_quads: (kv.heads * kv.head_dim / 4) as u32,
             window: self.window.map_or(0, |w| w as u32),
             scale: self.scale,
+            ring: planner.ring(self.slot),
         });
         let window = self.window.map_or(u32::MAX, |w| w as u32);
         let constants = vec![("D", kv.head_dim as f64)];

@@ -1,7 +1,7 @@
 //! `out[t, :] = scale · table[token[t], first ..]`, with table `[V, n]` and out `[T, D]`, or `[1, D]` for the last token.
 
-use crate::error::Result;
-use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes, unsupported};
+use crate::error::{Error, Result};
+use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes};
 use crate::recording::BufferId;
 use crate::weights::WeightId;
 
@@ -29,10 +29,13 @@ params! {
     /// Uniform parameters of `embed.wgsl`.
     pub struct Params {
         rows: u32,
-        cols: u32,
+        quads: u32,
         first_row: u32,
         scale: f32,
         tokens: u32,
+        stretch: u32,
+        first_quad: u32,
+        out_quads: u32,
     }
 }
 
@@ -54,19 +57,37 @@ impl Embed {
     /// One dispatch for each shard of the table.
     pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
         let cols = planner.table.get(self.table).cols;
-        if self.first_column != 0 || planner.cols(self.out) as usize != cols {
-            return Err(unsupported("a table of which only some columns are read"));
+        let width = planner.cols(self.out) as usize;
+        if self.first_column + width > cols {
+            return Err(Error::Shape {
+                op: "embed",
+                what: planner.table.get(self.table).name.clone(),
+                got: vec![cols],
+                expected: vec![self.first_column + width],
+            });
         }
-        let quads = planner.quads("embed", "a row", cols)?;
+        let (quads, out_quads) = (planner.quads("embed", "a row", cols)?, planner.quads("embed", "a row", width)?);
+        let first_quad = match self.first_column {
+            0 => 0,
+            first => planner.quads("embed", "a first column", first)?,
+        };
+        let packing = planner.packing(self.table);
+        let stretch = match packing.has_own_scales() {
+            true => planner.quads("embed", "a scale's stretch", packing.group)?,
+            false => quads,
+        };
         let shards = planner.matrices.shards(self.table).into_iter().enumerate().map(|(shard, rows)| Dispatch {
             shader: &SHADER,
-            constants: planner.packing(self.table).constants(),
+            constants: packing.constants(),
             params: params_bytes(Params {
                 rows: rows.len() as u32,
-                cols: cols as u32,
+                quads,
                 first_row: rows.start as u32,
                 scale: self.scale,
                 tokens: planner.tokens(self.out).own(),
+                stretch,
+                first_quad,
+                out_quads,
             }),
             resources: vec![
                 Resource::Codes(self.table, shard),
@@ -74,7 +95,7 @@ impl Embed {
                 Resource::Tokens,
                 Resource::Buffer(self.out),
             ],
-            grid: Grid::items(quads, planner.tokens(self.out)),
+            grid: Grid::items(out_quads, planner.tokens(self.out)),
         });
         Ok(shards.collect())
     }

@@ -1,7 +1,7 @@
 //! `gate[t, f] = activation(gate[t, f]) · up[t, first + f]`, in place on gate.
 
 use crate::error::Result;
-use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes, unsupported};
+use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes};
 use crate::recording::BufferId;
 
 /// The gate's activation.
@@ -51,6 +51,8 @@ params! {
         tokens: u32,
         gate: u32,
         up: u32,
+        up_cols: u32,
+        is_shared: u32,
     }
 }
 
@@ -59,7 +61,7 @@ pub static SHADER: Shader = Shader {
     files: &["lib/activation.wgsl", "lib/step.wgsl", "gated_activation.wgsl"],
     entry: "main",
     params: Params::LAYOUT,
-    bindings: &[(2, Access::Write)],
+    bindings: &[(2, Access::Write), (3, Access::Read)],
 };
 
 impl Activation {
@@ -76,9 +78,7 @@ impl GatedActivation {
     /// One invocation for each value.
     pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
         let cols = planner.cols(self.gate);
-        if self.first_column != 0 || planner.cols(self.up) != cols {
-            return Err(unsupported("a gate whose partner is part of a wider row"));
-        }
+        let is_shared = planner.share(self.gate, self.up);
         Ok(vec![Dispatch {
             shader: &SHADER,
             constants: Vec::new(),
@@ -87,9 +87,14 @@ impl GatedActivation {
                 activation: self.activation.number(),
                 tokens: planner.tokens(self.gate).own(),
                 gate: planner.offset(self.gate),
-                up: planner.offset(self.up),
+                up: planner.offset(self.up) + self.first_column as u32,
+                up_cols: planner.cols(self.up),
+                is_shared: u32::from(is_shared),
             }),
-            resources: vec![Resource::Shared(self.gate)],
+            resources: vec![
+                Resource::Shared(self.gate),
+                if is_shared { Resource::Unused } else { Resource::Shared(self.up) },
+            ],
             grid: Grid::items(cols, planner.tokens(self.gate)),
         }])
     }

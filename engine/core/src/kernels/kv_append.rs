@@ -27,6 +27,7 @@ params! {
         query: u32,
         key: u32,
         value: u32,
+        ring: u32,
     }
 }
 
@@ -56,7 +57,7 @@ impl KvAppend {
         Ok(vec![Dispatch {
             shader: &SHADER,
             constants: Vec::new(),
-            params: params_bytes(Params { width, ..Params::zeroed() }),
+            params: params_bytes(Params { width, ring: planner.ring(self.slot), ..Params::zeroed() }),
             resources: vec![
                 Resource::Buffer(self.k),
                 Resource::Keys(self.slot),
@@ -82,6 +83,7 @@ impl KvAppend {
                 query: planner.offset(query.x),
                 key: planner.offset(self.k),
                 value: planner.offset(self.v),
+                ring: planner.ring(self.slot),
             }),
             resources: vec![
                 Resource::Keys(self.slot),

@@ -9,6 +9,7 @@ use crate::gpu::shader::{
     Access, Constants, Count, Dispatch, Grid, Mode, Planner, Resource, Shader, Tokens, params, params_bytes,
     unsupported,
 };
+use crate::kernels::packed_matmul::Extras;
 use crate::kernels::{GatedActivation, RmsNorm};
 use crate::recording::BufferId;
 use crate::weights::WeightId;
@@ -141,7 +142,7 @@ fn decode_constants(packing: Packing, lanes: u32, is_normed: bool, is_gated: boo
 #[cfg(test)]
 pub(crate) fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
-    for packing in Packing::all() {
+    for packing in Packing::all().into_iter().filter(|p| !p.has_own_scales()) {
         all.push((&PREFILL, packing.constants()));
         for units in [1, 64] {
             for (is_normed, is_gated) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -159,8 +160,10 @@ pub struct Products<'a> {
     pub norm: Option<&'a RmsNorm>,
     /// One to [`MOST`].
     pub products: &'a [&'a MatMul],
-    /// Joins the first two outputs.
+    /// Joins the first two outputs, or the only one with another buffer.
     pub gate: Option<&'a GatedActivation>,
+    /// What only packed codes know.
+    pub extras: Extras<'a>,
 }
 
 impl Products<'_> {
@@ -169,10 +172,13 @@ impl Products<'_> {
         let Some(&&MatMul { weight, x, out, store, .. }) = self.products.first() else {
             return Ok(Vec::new());
         };
-        if self.products.iter().any(|p| p.range.is_some()) {
-            return Err(unsupported("static activation ranges"));
-        }
         let spec = planner.table.get(weight);
+        if spec.quant.has_own_scales() {
+            return self.packed_dispatches(planner);
+        }
+        if self.products.iter().any(|p| p.range.is_some()) {
+            return Err(unsupported(&format!("static activation ranges with weights stored as {:?}", spec.quant)));
+        }
         planner.quads("matmul", &format!("a row of {}", spec.name), spec.cols)?;
         let tokens = planner.tokens(x);
         let single = tokens == Tokens::One || planner.mode == Mode::Decode;

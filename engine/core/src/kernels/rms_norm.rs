@@ -2,9 +2,7 @@
 //! then `out[i, :] = n · gain`, or `(out[i, :] + n) · gain` where the norm ends a residual branch. Sums in f32.
 
 use crate::error::Result;
-use crate::gpu::shader::{
-    Access, Count, Dispatch, Grid, Planner, Resource, Shader, Tokens, params, params_bytes, unsupported,
-};
+use crate::gpu::shader::{Access, Count, Dispatch, Grid, Planner, Resource, Shader, Tokens, params, params_bytes};
 use crate::kernels::matmul::Store;
 use crate::recording::BufferId;
 use crate::weights::WeightId;
@@ -70,6 +68,9 @@ params! {
         has_weight: u32,
         eps: f32,
         tokens: u32,
+        accumulate: u32,
+        gain: f32,
+        scalar: u32,
     }
 }
 
@@ -78,30 +79,54 @@ pub static SHADER: Shader = Shader {
     files: &["lib/step.wgsl", "rms_norm.wgsl"],
     entry: "main",
     params: Params::LAYOUT,
-    bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Write)],
+    bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Write), (5, Access::Read)],
 };
+
+/// Lanes of a workgroup that norms `width` values.
+const fn lanes(width: usize) -> u32 {
+    if width < 1024 { 64 } else { 256 }
+}
+
+/// Every combination of constants that a recording can ask for.
+#[cfg(test)]
+pub(crate) fn variants() -> Vec<crate::gpu::shader::Variant> {
+    [1, 1024].map(|width| (&SHADER, vec![("LANES", f64::from(lanes(width)))])).to_vec()
+}
+
+impl Gain {
+    /// The constant, and where the learned scalar is.
+    pub(crate) fn params(self, planner: &Planner<'_>) -> Result<(f32, u32)> {
+        match self {
+            Self::One => Ok((1.0, u32::MAX)),
+            Self::Constant(gain) => Ok((gain, u32::MAX)),
+            Self::Learned(id) => Ok((1.0, planner.scalar(id)?)),
+        }
+    }
+}
 
 impl RmsNorm {
     /// One workgroup for each stretch.
     pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
-        if !self.is_plain() {
-            return Err(unsupported("a norm that ends a residual branch"));
-        }
         let each = planner.cols(self.x) / self.width as u32;
+        let (gain, scalar) = self.gain.params(planner)?;
         Ok(vec![Dispatch {
             shader: &SHADER,
-            constants: Vec::new(),
+            constants: vec![("LANES", f64::from(lanes(self.width)))],
             params: params_bytes(Params {
                 width: self.width as u32,
                 stretches: each,
                 has_weight: u32::from(self.weight.is_some()),
                 eps: self.eps,
                 tokens: planner.tokens(self.x).own(),
+                accumulate: u32::from(self.store == Store::Add),
+                gain,
+                scalar,
             }),
             resources: vec![
                 Resource::Buffer(self.x),
                 self.weight.map_or(Resource::Unused, Resource::Vector),
                 Resource::Buffer(self.out),
+                Resource::Scalars,
             ],
             grid: Grid::line(match planner.tokens(self.x) {
                 Tokens::Step => Count::Tokens { each, per_group: 1 },

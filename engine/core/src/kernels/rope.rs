@@ -2,7 +2,7 @@
 //! `position · frequency[i]`.
 
 use crate::error::Result;
-use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, Tokens, params, params_bytes};
+use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes};
 use crate::recording::{BufferId, RopeTable};
 
 /// Which values of a head rotate together, for pair i of d/2.
@@ -64,6 +64,7 @@ params! {
         pairs: u32,
         half: u32,
         adjacent: u32,
+        tokens: u32,
     }
 }
 
@@ -78,7 +79,7 @@ pub static SHADER: Shader = Shader {
 impl Rope {
     /// One invocation for each pair.
     pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
-        planner.per_token("rope", self.x)?;
+        let tokens = planner.tokens(self.x);
         let pairs = planner.cols(self.x) / 2;
         Ok(vec![Dispatch {
             shader: &SHADER,
@@ -87,9 +88,10 @@ impl Rope {
                 pairs,
                 half: (self.head_dim / 2) as u32,
                 adjacent: u32::from(self.pairing == Pairing::Adjacent),
+                tokens: tokens.own(),
             }),
             resources: vec![Resource::Angles(self.table), Resource::Buffer(self.x)],
-            grid: Grid::items(pairs, Tokens::Step),
+            grid: Grid::items(pairs, tokens),
         }])
     }
 }
