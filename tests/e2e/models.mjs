@@ -158,6 +158,7 @@ scenario('models: got, paused, resumed, checked, deleted', async ({ browser, dis
     return card && /MB of 98 MB.*MB\/s.*left/.test(card.line) && card
   }, 30_000)
   note(getting.line)
+  check(getting.name === 'Ferry-135M.gguf' && getting.facts.From.startsWith('models.test/'), `while it comes: ${getting.name} from ${getting.facts.From}`)
   const spoken = await page.eval('document.querySelector("#status").textContent')
 
   // The popup shows the same, and pauses it.

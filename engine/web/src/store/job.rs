@@ -145,6 +145,12 @@ impl Job {
         self.stored.borrow().manifest.planned
     }
 
+    /// The model's name, and where it comes from in words.
+    pub(super) fn about(&self) -> (String, String) {
+        let stored = self.stored.borrow();
+        (stored.manifest.name.clone(), stored.manifest.source.words())
+    }
+
     /// The manifest as it stands.
     pub(super) fn manifest(&self) -> Manifest {
         self.stored.borrow().manifest.clone()

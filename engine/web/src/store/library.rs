@@ -778,7 +778,10 @@ impl Item {
     }
 
     fn state(&self, id: &str, machine: &Machine) -> ModelState {
+        // What is on its way has its manifest with it.
+        let coming = self.job.as_ref().map(|job| job.about());
         let stored = self.part.as_ref().or(self.here.as_ref());
+        let about = coming.or(stored.map(|m| (m.name.clone(), m.source.words())));
         let origin = match self.entry.as_ref().map(|e| &e.source) {
             Some(EntrySource::Pypi { .. }) => ModelOrigin::Packaged,
             Some(EntrySource::Hub { .. }) => ModelOrigin::Known,
@@ -821,8 +824,8 @@ impl Item {
                 (None, None) => ModelStatus::NotHere,
             },
         };
-        let source = match (stored, self.entry.as_ref().map(|e| &e.source)) {
-            (Some(stored), _) => stored.source.words(),
+        let source = match (&about, self.entry.as_ref().map(|e| &e.source)) {
+            (Some((_, words)), _) => words.clone(),
             (None, Some(EntrySource::Hub { repository, revision, .. })) => {
                 Source::Hub { repository: repository.clone(), revision: revision.clone() }.words()
             }
@@ -845,7 +848,7 @@ impl Item {
                 .entry
                 .as_ref()
                 .map(|e| e.name.clone())
-                .or(stored.map(|m| m.name.clone()))
+                .or(about.map(|(name, _)| name))
                 .unwrap_or_else(|| id.to_owned()),
             licence: self.entry.as_ref().map(|e| e.licence.clone()).unwrap_or_default(),
             fetch_bytes: total_f,
