@@ -9,6 +9,8 @@ globalThis.__sotto ??= /** @type {any} */ ({})
   const ENSURE_ENGINE = 'ensureEngine'
   const RETRY_DELAYS = [0, 100, 400, 1500]
   const RECONNECT_MS = 1000
+  /** Refusals after which no open request gets an answer. @type {Failure['code'][]} */
+  const ENDS = ['engineStopped', 'conversationGone']
   /** The engine reports progress every few seconds; a request silent for longer has lost its port or its engine. */
   const SILENCE_MS = 30_000
 
@@ -138,8 +140,8 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       if (message.type !== 'refused') this.#attempts = 0
       for (const state of this.#open.values()) state.heard = Date.now()
       if (message.type === 'refused') {
-        // An engine that refuses to go on with what is open will not answer it either.
-        if (this.#open.size && message.reason.code !== 'badMessage') this.#failAll(message.reason)
+        // An engine that has ended, or does not know what is open, will not answer it either. Other refusals are about other things.
+        if (this.#open.size && ENDS.includes(message.reason.code)) this.#failAll(message.reason)
         else this.#onMessage(message)
         return
       }

@@ -12,6 +12,7 @@ declare global {
   type FromEngine = engine.FromEngine
   type OfHost = engine.OfHost
   type Passage = engine.Passage
+  type Policy = engine.Policy
   type Source = engine.Source
   type Stats = engine.Stats
   type Task = engine.Task

@@ -2,7 +2,7 @@
 // not on the way of any answer, and may be stopped at any moment.
 import { CARD_FILES, run } from './tab.js'
 import { NOTHING_TO_READ, unreadable } from './unreadable.js'
-/** @import { Destination, Failure, RewriteStyle, Task } from '../offscreen/pkg/engine.js' */
+/** @import { Destination, Failure, Policy, RewriteStyle, Task } from '../offscreen/pkg/engine.js' */
 
 const OFFSCREEN = 'offscreen/offscreen.html'
 
@@ -49,12 +49,20 @@ async function lockNetwork () {
   })
 }
 
+/** What the organisation has set; nothing, for most. @returns {Promise<Policy>} */
+async function policy () {
+  const { allowDownloads, modelMirror } = await chrome.storage.managed.get()
+  return { downloadsAllowed: allowDownloads !== false, mirror: typeof modelMirror === 'string' && modelMirror ? modelMirror : undefined }
+}
+
 /**
  * Opens the lock for downloads that the user asked for, and closes it when there are none. Rules of the session: the end of the
  * browser closes it too, and so does the end of the document that asked.
  * @param {Destination[]} to
  */
 async function setNetwork (to) {
+  // Asked each time: a policy may come seconds after the browser's start, and change.
+  if (to.length && !(await policy()).downloadsAllowed) throw new Error('downloads are switched off by policy')
   await chrome.declarativeNetRequest.updateSessionRules({
     removeRuleIds: (await chrome.declarativeNetRequest.getSessionRules()).map(({ id }) => id),
     addRules: to.map((destination, index) => ({
@@ -67,7 +75,7 @@ async function setNetwork (to) {
         requestMethods: ['get'],
         resourceTypes: ['xmlhttprequest'],
         // The hub sends on to hosts of its own choice.
-        urlFilter: destination.kind === 'origin' ? `|${destination.origin}/` : '|https://'
+        urlFilter: destination.kind === 'origin' ? `|${destination.origin}/` : '|https:'
       }
     }))
   })
@@ -93,8 +101,10 @@ chrome.runtime.onMessage.addListener((message, sender, answer) => {
   if (sender.id !== chrome.runtime.id) return
   const failed = (/** @type {unknown} */ error) => answer({ error: String(error) })
   if (message?.type === 'ensureEngine') ensureEngine().then(() => answer({}), failed)
-  // A card has our id too: the lock opens for the engine's document alone.
-  else if (message?.type === 'network' && sender.url === chrome.runtime.getURL(OFFSCREEN)) setNetwork(message.to).then(() => answer({ done: true }), failed)
+  // A card has our id too: these are for the engine's document alone.
+  else if (sender.url !== chrome.runtime.getURL(OFFSCREEN)) return
+  else if (message?.type === 'policy') policy().then(answer, failed)
+  else if (message?.type === 'network') setNetwork(message.to).then(() => answer({ done: true }), failed)
   else return
   return true
 })

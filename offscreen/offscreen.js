@@ -21,6 +21,12 @@ function engine () {
   return worker
 }
 
+/** Tells the worker what the organisation has set; only the service worker can read it. */
+async function readPolicy () {
+  const policy = await chrome.runtime.sendMessage({ type: 'policy' })
+  if (policy && !policy.error) engine().postMessage({ kind: 'policy', policy })
+}
+
 /** @param {number} ask @param {OfHost} what */
 async function answer (ask, what) {
   const asker = worker
@@ -78,6 +84,7 @@ chrome.runtime.onConnect.addListener((port) => {
   if (port.name !== 'sotto' || port.sender?.id !== chrome.runtime.id) return port.disconnect()
   const client = String(++clients)
   ports.set(client, port)
+  if (port.sender.origin === location.origin) readPolicy().catch((error) => console.error('Sotto: the policy cannot be read:', error))
   engine().postMessage({ kind: 'connect', client })
   port.onMessage.addListener((message) => {
     if (allowed(port.sender, message)) return engine().postMessage({ kind: 'receive', client, message })

@@ -1,5 +1,5 @@
 // A bridge between the host document and the engine, nothing else.
-/** @typedef {{ kind: 'connect' | 'disconnect', client: string } | { kind: 'receive', client: string, message: ToEngine } | { kind: 'answer', ask: number, done: boolean }} ToWorker */
+/** @typedef {{ kind: 'connect' | 'disconnect', client: string } | { kind: 'receive', client: string, message: ToEngine } | { kind: 'answer', ask: number, done: boolean } | { kind: 'policy', policy: Policy }} ToWorker */
 
 /** The smallest module with a relaxed SIMD instruction: the engine is built with them and, for other browsers, without. */
 const RELAXED_SIMD = new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 13, 0, 65, 1, 253, 15, 65, 2, 253, 15, 253, 128, 2, 11])
@@ -37,6 +37,7 @@ addEventListener('message', async ({ data }) => {
   try {
     const engine = await session
     if (to.kind === 'receive') engine.receive(to.client, to.message)
+    else if (to.kind === 'policy') engine.set_policy(to.policy)
     else engine[to.kind](to.client)
   } catch (error) {
     crashed(error)

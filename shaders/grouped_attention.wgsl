@@ -49,9 +49,19 @@ fn visible(t: u32) -> vec2<u32> {
     return vec2<u32>(end - params.window, end);
 }
 
-// Heads that a lane gathers V for: head = line + a · lines.
+// A lane gathers V for the heads line + a · lines with a below `shares`: a count known when the pipeline is made, so that
+// its sums stay in registers.
 fn lines() -> u32 {
     return LANES / (D / 4u);
+}
+
+fn shares() -> u32 {
+    return (HEADS + lines() - 1u) / lines();
+}
+
+// The last share may be no head; its sum is then that of the last one again, and is dropped.
+fn head_of(line: u32, a: u32) -> u32 {
+    return min(line + a * lines(), HEADS - 1u);
 }
 
 // Leaves maxima and totals of every head, and in `acc` the lane's quads of the outputs, unnormalised.
@@ -76,7 +86,7 @@ fn attend(
     workgroupBarrier();
     for (var block = begin; block < end; block += BLOCK) {
         let j = block + lane / 4u;
-        var dots: array<f32, MOST>;
+        var dots = array<f32, MOST>();
         if j < end {
             let key = (j & params.ring) * params.kv_quads + kv_quad;
             for (var i = lane % 4u; i < quads; i += 4u) {
@@ -116,13 +126,13 @@ fn attend(
             }
         }
         if line < lines() {
-            for (var a = 0u; line + a * lines() < HEADS; a += 1u) {
-                (*acc)[a] *= shrinks[line + a * lines()];
+            for (var a = 0u; a < shares(); a += 1u) {
+                (*acc)[a] *= shrinks[head_of(line, a)];
             }
             for (var i = 0u; i < min(BLOCK, end - block); i += 1u) {
                 let v = values[((block + i) & params.ring) * params.kv_quads + kv_quad + lane % quads];
-                for (var a = 0u; line + a * lines() < HEADS; a += 1u) {
-                    (*acc)[a] += weights[(line + a * lines()) * BLOCK + i] * v;
+                for (var a = 0u; a < shares(); a += 1u) {
+                    (*acc)[a] += weights[head_of(line, a) * BLOCK + i] * v;
                 }
             }
         }
@@ -139,13 +149,15 @@ fn whole(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
     let row = group.z;
     let t = first_token(params.tokens) + row;
     let range = visible(t);
-    var acc: array<vec4<f32>, MOST>;
+    var acc = array<vec4<f32>, MOST>();
     attend(lane, row, group.x * HEADS, group.x / params.groups * quads, range.x, range.y, &acc);
     let line = lane / quads;
     if line < lines() {
-        for (var a = 0u; line + a * lines() < HEADS; a += 1u) {
+        for (var a = 0u; a < shares(); a += 1u) {
             let h = line + a * lines();
-            out[(row * params.heads + group.x * HEADS + h) * quads + lane % quads] = acc[a] / totals[h];
+            if h < HEADS {
+                out[(row * params.heads + group.x * HEADS + h) * quads + lane % quads] = acc[a] / totals[h];
+            }
         }
     }
 }
@@ -166,7 +178,7 @@ fn part(
     let range = visible(first_token(params.tokens));
     let share = blocks_each(range, groups.y) * BLOCK;
     let begin = min(range.x + group.y * share, range.y);
-    var acc: array<vec4<f32>, MOST>;
+    var acc = array<vec4<f32>, MOST>();
     attend(lane, 0u, group.x * HEADS, group.x / params.groups * quads, begin, min(begin + share, range.y), &acc);
     if lane < HEADS {
         out[((group.x * HEADS + lane) * groups.y + group.y) * (1u + quads)] =
@@ -174,9 +186,11 @@ fn part(
     }
     let line = lane / quads;
     if line < lines() {
-        for (var a = 0u; line + a * lines() < HEADS; a += 1u) {
-            let h = group.x * HEADS + line + a * lines();
-            out[(h * groups.y + group.y) * (1u + quads) + 1u + lane % quads] = acc[a];
+        for (var a = 0u; a < shares(); a += 1u) {
+            let h = line + a * lines();
+            if h < HEADS {
+                out[((group.x * HEADS + h) * groups.y + group.y) * (1u + quads) + 1u + lane % quads] = acc[a];
+            }
         }
     }
 }

@@ -147,7 +147,7 @@ fn prefill(
     let quads = params.cols / 4u;
     let column = lane % SIDE;
     let line = lane / SIDE;
-    var sums: array<vec4<f32>, 4>; // [token, row]
+    var sums = array<vec4<f32>, 4>(); // [token, row]
     for (var k = 0u; k < quads; k += QUADS) {
         for (var i = lane; i < TILE * QUADS; i += 64u) {
             let r = i / QUADS;

@@ -237,9 +237,9 @@ fn prefill(
     let slot = r * STRIDE + p;
     let matrix = matrix_of(params.first_row + first_row);
     let input = scalar(params.inputs[matrix]);
-    var sums: array<vec4<f32>, 4>; // [token, row]
+    var sums = array<vec4<f32>, 4>(); // [token, row]
     if input != 0.0 {
-        var totals: array<vec4<i32>, 4>;
+        var totals = array<vec4<i32>, 4>();
         let array_at = (x_row * params.grid_arrays + params.arrays[matrix]) * params.grid_quads;
         for (var k = 0u; k < params.grid_quads; k += PASS) {
             let q = k + p;

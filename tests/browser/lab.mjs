@@ -8,7 +8,7 @@ import { Web, file, folder } from './web.mjs'
 const ISOLATED = { 'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp' }
 const MODEL = join(DIST, 'models/starter.gguf')
 
-/** @typedef {{ module?: string, device?: 'cpu' | 'reference' | 'gpu', bench?: [number, number][], check?: string, only?: [string, number], tokenizer?: string, text?: string }} Job */
+/** @typedef {{ module?: string, device?: 'cpu' | 'reference' | 'gpu', bench?: [number, number][], check?: string, folder?: string, only?: [string, number], tokenizer?: string, text?: string }} Job */
 
 export class Lab {
   /** @param {Web} web @param {Browser} browser */

@@ -14,7 +14,7 @@ export const CHUNK = 8 << 20
  *
  * What to do other than to answer well: a status, the connection cut in the middle, the whole file in place of a part, a web page, one
  * byte changed, some bytes short, or another ETag.
- * @typedef {{ status?: number, headers?: Record<string, string>, cut?: true, whole?: true, page?: true, corrupt?: true, short?: number, etag?: string }} Trouble
+ * @typedef {{ status?: number, headers?: Record<string, string>, cut?: boolean, whole?: boolean, page?: boolean, corrupt?: boolean, short?: number, etag?: string }} Trouble
  */
 
 export class Mirror {
@@ -71,7 +71,7 @@ export class Mirror {
     this.#send(response, trouble.cut ? body.subarray(0, body.length >> 1) : body, trouble.cut)
   }
 
-  /** @param {import('node:http').ServerResponse} response @param {Buffer} body @param {true} [cut] */
+  /** @param {import('node:http').ServerResponse} response @param {Buffer} body @param {boolean} [cut] */
   async #send (response, body, cut) {
     const piece = this.speed ? Math.max(1024, this.speed / 20) : body.length || 1
     for (let at = 0; at < body.length && !response.destroyed; at += piece) {
@@ -100,28 +100,29 @@ export function hashes (bytes) {
 }
 
 /**
- * A Hugging Face folder of some 70 MB that the engine can describe: a tiny llama with a long vocabulary, and between its tensors
- * 30 MB that no text model needs. A longer vocabulary makes it larger; its rows are zero then.
+ * A Hugging Face folder of some 80 MB that the engine can describe: a tiny Gemma 4 with a long vocabulary, and in the middle a
+ * vision tower of 30 MB that no text needs. Its weights are noise, or in a longer vocabulary zero.
  * @param {number} [vocabulary] @returns {Map<string, Buffer>}
  */
-export function tinyModel (vocabulary = 400_000) {
-  const golden = join(REPOSITORY, 'tests/golden/shapes/smollm-hf')
-  const original = readFileSync(join(golden, 'model.safetensors'))
-  const headerLength = Number(original.readBigUInt64LE(0))
+export function tinyModel (vocabulary = 150_000) {
+  const golden = join(REPOSITORY, 'tests/golden')
+  const original = readFileSync(join(golden, 'gemma4/mm-e2b/model.safetensors'))
   /** @type {Record<string, { dtype: string, shape: number[], data_offsets: [number, number] }>} */
-  const tensors = JSON.parse(original.subarray(8, 8 + headerLength).toString())
-  const config = JSON.parse(readFileSync(join(golden, 'config.json'), 'utf8'))
-  config.vocab_size = vocabulary
-  /** @type {Record<string, { dtype: string, shape: number[], data_offsets: [number, number] }>} */
+  const tensors = JSON.parse(original.subarray(8, 8 + Number(original.readBigUInt64LE(0))).toString())
+  const config = JSON.parse(readFileSync(join(golden, 'gemma4/mm-e2b/config.json'), 'utf8'))
+  config.text_config.vocab_size = config.text_config.vocab_size_per_layer_input = vocabulary
+  /** @type {typeof tensors} */
   const header = {}
   let end = 0
   const place = (/** @type {string} */ name, /** @type {string} */ dtype, /** @type {number[]} */ shape, bytes = 2) => {
     const length = shape.reduce((a, b) => a * b, bytes)
     header[name] = { dtype, shape, data_offsets: [end, end += length] }
   }
-  place('model.embed_tokens.weight', 'BF16', [config.vocab_size, config.hidden_size])
-  place('vision.tower.weight', 'U8', [30_000_000], 1)
-  for (const [name, { dtype, shape }] of Object.entries(tensors)) if (name !== '__metadata__' && !header[name]) place(name, dtype, shape)
+  const { __metadata__, ...named } = tensors
+  const [tables, rest] = [true, false].map((wanted) => Object.entries(named).filter(([name]) => name.includes('embed_tokens') === wanted))
+  for (const [name, { dtype, shape: [, columns] }] of tables) place(name, dtype, [vocabulary, columns])
+  place(TOWER, 'U8', [30_000_000], 1)
+  for (const [name, { dtype, shape }] of rest) place(name, dtype, shape)
   const json = Buffer.from(JSON.stringify(header))
   const weights = Buffer.alloc(8 + json.length + end)
   weights.writeBigUInt64LE(BigInt(json.length))
@@ -129,7 +130,16 @@ export function tinyModel (vocabulary = 400_000) {
   randomFillSync(weights, 8 + json.length, Math.min(end, 100_000_000))
   return new Map([
     ['config.json', Buffer.from(JSON.stringify(config))],
-    ['tokenizer.json', readFileSync(join(golden, 'tokenizer.json'))],
+    ['tokenizer.json', readFileSync(join(golden, 'shapes/smollm-hf/tokenizer.json'))],
     ['model.safetensors', weights]
   ])
 }
+
+/** The chunks of a safetensors file that hold more than the vision tower. @param {Buffer} weights */
+export function textChunks (weights) {
+  const start = 8 + Number(weights.readBigUInt64LE(0))
+  const [from, to] = JSON.parse(weights.subarray(8, start).toString())[TOWER].data_offsets
+  return hashes(weights).map((_, index) => index).filter((index) => index * CHUNK < start + from || (index + 1) * CHUNK > start + to)
+}
+
+const TOWER = 'model.vision_tower.patches.weight'

@@ -18,7 +18,7 @@ const E2B = 'gemma-4-e2b'
 const shots = resolve(process.argv[2] ?? join(REPOSITORY, 'out/models'))
 mkdirSync(shots, { recursive: true })
 
-const files = tinyModel(22_000_000)
+const files = tinyModel(6_600_000)
 const zeros = createHash('sha256').update(Buffer.alloc(CHUNK)).digest('hex')
 const hash = (/** @type {Buffer} */ bytes) => bytes.length === CHUNK && bytes.every((byte) => byte === 0) ? zeros : createHash('sha256').update(bytes).digest('hex')
 files.set('sotto-manifest.json', Buffer.from(JSON.stringify({

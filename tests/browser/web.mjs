@@ -30,7 +30,7 @@ export function file (path, response, request, headers = {}) {
   if (!stat?.isFile()) return false
   const type = TYPES[extname(path)] ?? 'application/octet-stream'
   const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '')
-  const [start, end] = range ? [Number(range[1]), range[2] ? Number(range[2]) : stat.size - 1] : [0, stat.size - 1]
+  const [start, end] = range ? [Number(range[1]), Math.min(Number(range[2] || Infinity), stat.size - 1)] : [0, stat.size - 1]
   response.writeHead(range ? 206 : 200, {
     'content-type': type, 'content-length': Math.max(0, end - start + 1), 'accept-ranges': 'bytes', 'cache-control': 'no-store',
     ...(range && { 'content-range': `bytes ${start}-${end}/${stat.size}` }), ...headers

@@ -112,6 +112,8 @@ scenario('models: the popup offers a larger model, and leads to the question', a
   await ready(popup)
   await expect('the popup offers it', () => popup.eval('document.querySelector("#offer")?.innerText.includes("Get Gemma 4 E2B")'), 10_000)
   check(await popup.eval('document.querySelector("#model-name").textContent') === 'Starter', 'the popup does not say which model answers')
+  // Until then things move under the pointer.
+  await expect('the model is loaded', () => popup.eval('document.querySelector("#device").hidden === false'), 60_000)
   await clickAt(popup, await middleOf(popup, '#model'))
   const rows = await expect('the list opens', () => popup.eval('[...document.querySelectorAll("#models li")].filter((li) => li.offsetParent).map((li) => li.innerText)'))
   check(rows.length >= 4 && /In use/.test(rows[0]) && /GB to get/.test(rows[1]), `rows: ${rows.join(' | ')}`)

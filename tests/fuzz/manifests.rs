@@ -1,6 +1,8 @@
 //! What the fuzz target of the model store does with its bytes; the corpus is replayed through it by an ordinary test. By the
 //! first byte: `p` a mirror's list of hashes, `a` an address, else a stored model's manifest.
 
+#![allow(unreachable_pub, reason = "the fuzz target and the replaying test each include this file as a module")]
+
 use std::collections::BTreeSet;
 
 use sotto_core::formats::pinned::{PinnedManifest, chunk_count};

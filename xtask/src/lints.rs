@@ -50,6 +50,12 @@ const NAMES: &[&str] = &[
     // Compared with the address of a page, to say why it cannot be read.
     "https?:",
     "https:\\/\\/(chromewebstore",
+    // Schemes: what the page's policy and an optional permission may allow, and what the network lock opens for the hub.
+    "https: http:;",
+    "http:;",
+    "https://*/*\"",
+    "http://*/*\"",
+    "https:'",
 ];
 
 /// No file of `dist/` names an API that could send anything anywhere, nor an address to send it to.

@@ -103,8 +103,9 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<bool> {
     let mut rows = Vec::new();
     for context in [128usize, 512, 2048] {
         // Ids spread over the vocabulary: the same everywhere, and no prefix of another length's.
-        let prompt: Vec<u32> =
-            (0..context as u32).map(|i| (i * 2_654_435_761u32.wrapping_add(context as u32)) % vocab).collect();
+        let prompt: Vec<u32> = (0..context as u32)
+            .map(|i| i.wrapping_mul(2_654_435_761u32.wrapping_add(context as u32)) % vocab)
+            .collect();
         generator.forget();
         generator.start(&prompt)?;
         let start = Instant::now();

@@ -22,11 +22,11 @@ pub enum Executor {
 }
 
 impl Executor {
-    /// Runs the recording for a step.
-    pub fn run(&mut self, step: Step, tokens: &[u32]) -> Result<()> {
+    /// Runs of a step at least what later steps read of it: nobody wants its logits.
+    pub fn run_for_cache(&mut self, step: Step, tokens: &[u32]) -> Result<()> {
         match self {
             Self::Cpu(cpu) => cpu.run(step, tokens),
-            Self::Gpu(gpu) => gpu.run(step, tokens),
+            Self::Gpu(gpu) => gpu.run_for_cache(step, tokens),
         }
     }
 
@@ -168,7 +168,7 @@ impl Generator {
         let chunk: Vec<u32> = self.pending.drain(..tokens).collect();
         self.executor.reserve(step.position + tokens).await?;
         if !self.pending.is_empty() {
-            self.executor.run(step, &chunk)?;
+            self.executor.run_for_cache(step, &chunk)?;
             self.cached.extend_from_slice(&chunk);
             return Ok(Progress::Read { left: self.pending.len() });
         }

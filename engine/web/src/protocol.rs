@@ -116,6 +116,16 @@ pub enum OfHost {
     Persist,
 }
 
+/// What the organisation has set for its users (`extension/managed-schema.json`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
+#[serde(rename_all = "camelCase")]
+pub struct Policy {
+    /// False if nothing may be downloaded; files may still be imported.
+    pub downloads_allowed: bool,
+    /// The folder on its own server that holds one folder a model, named by the model's id.
+    pub mirror: Option<String>,
+}
+
 /// Where an opened lock leads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Tsify)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]

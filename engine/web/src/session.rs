@@ -390,6 +390,14 @@ impl Session {
         self.shared.hub.borrow_mut().disconnect(client);
     }
 
+    /// The organisation's settings, before the first connection and whenever they may have changed.
+    pub fn set_policy(&self, #[wasm_bindgen(unchecked_param_type = "Policy")] policy: JsValue) {
+        // Settings that cannot be read allow what is allowed without any.
+        if let Ok(policy) = serde_wasm_bindgen::from_value(policy) {
+            self.shared.catalog.library().set_policy(policy);
+        }
+    }
+
     /// A client sent a message.
     pub fn receive(&self, client: &str, #[wasm_bindgen(unchecked_param_type = "ToEngine")] message: JsValue) {
         match serde_wasm_bindgen::from_value::<ToEngine>(message) {

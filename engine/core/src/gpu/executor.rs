@@ -247,6 +247,16 @@ impl GpuExecutor {
         self.gpu.check()
     }
 
+    /// Runs of one step what later steps read, its keys and values, and does not wait for it: for all of a prompt but its end.
+    pub fn run_for_cache(&mut self, step: Step, tokens: &[u32]) -> Result<()> {
+        self.begin(step, Some(tokens))?;
+        let mut encoder = self.encoder();
+        let last = self.recording.ops.iter().rposition(|op| matches!(op, Op::KvAppend(_)));
+        self.encode(&mut encoder, step, 0..last.map_or(0, |op| op + 1), &[])?;
+        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.check()
+    }
+
     /// Runs one step and returns the values of the recording's stages, with their names.
     pub async fn run_stages(&mut self, step: Step, tokens: &[u32]) -> Result<Vec<(String, Vec<f32>)>> {
         self.begin(step, Some(tokens))?;

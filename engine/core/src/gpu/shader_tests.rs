@@ -67,6 +67,16 @@ fn every_kernel_has_a_shader_of_its_name() {
     assert_eq!(used.len(), FILES.len(), "a shader file is in no module");
 }
 
+/// Chromium's compiler fills a variable without a value once, where the language says each time around its loop.
+#[test]
+fn every_variable_of_a_function_has_a_value_from_the_start() {
+    for (name, text) in super::shader::FILES {
+        for line in text.lines().map(str::trim).filter(|line| line.starts_with("var ")) {
+            assert!(line.contains('='), "{name}: give it a value: {line}");
+        }
+    }
+}
+
 #[test]
 fn every_shader_is_valid_and_binds_what_its_kernel_says() {
     for shader in shaders() {

@@ -88,6 +88,7 @@ pub(super) struct Job {
     pub(super) waiting: RefCell<String>,
     stop: Cell<Option<Stop>>,
     reached: Cell<bool>,
+    unsaved: Cell<bool>,
     saved: Cell<f64>,
     saving: Cell<bool>,
 }
@@ -113,6 +114,7 @@ impl Job {
             waiting: RefCell::default(),
             stop: Cell::new(None),
             reached: Cell::new(false),
+            unsaved: Cell::new(false),
             saved: Cell::new(0.0),
             saving: Cell::new(false),
         })
@@ -294,7 +296,6 @@ impl Job {
                     }
                     return Err(ended);
                 }
-                self.save_sometimes().await.map_err(|t| Ended::Failed(self.failure(&t, PART, None)))?;
             }
         };
         let lanes: Vec<_> = (0..LANES).map(|_| lane()).collect();
@@ -385,7 +386,9 @@ impl Job {
         let end = (offset + len).min(total);
         let slice = file.slice_with_f64_and_f64(offset as f64, end as f64).map_err(gone)?;
         let buffer = JsFuture::from(slice.array_buffer()).await.map_err(gone)?;
-        Ok(Part { bytes: Uint8Array::new(buffer.unchecked_ref()), total: Some(total), etag: None })
+        // A file that is changed in the middle is another file.
+        let etag = Some(format!("\"{}\"", file.last_modified()));
+        Ok(Part { bytes: Uint8Array::new(buffer.unchecked_ref()), total: Some(total), etag })
     }
 
     /// Hashes a chunk, and stores it if the hash is right.
@@ -400,6 +403,7 @@ impl Job {
         let mut stored = self.stored.borrow_mut();
         stored.data.write(piece.at, bytes)?;
         stored.manifest.set_done(piece, hash);
+        self.unsaved.set(true);
         Ok(())
     }
 
@@ -445,16 +449,20 @@ impl Job {
         }
     }
 
-    async fn save_sometimes(&self) -> Result<(), Trouble> {
-        if self.saving.get() || now() - self.saved.get() < SAVE_MS {
-            return Ok(());
+    /// Writes the manifest if chunks have come since the last time, and that is a while ago. If it fails, the next time or the
+    /// job's end will tell.
+    pub(super) async fn save_sometimes(&self) {
+        if self.unsaved.get() && !self.saving.get() && now() - self.saved.get() >= SAVE_MS {
+            let _ = self.save().await;
         }
-        self.save().await
     }
 
     /// Writes the manifest. What it says is stored is on the disk before.
-    pub(super) async fn save(&self) -> Result<(), Trouble> {
-        self.saving.set(true);
+    async fn save(&self) -> Result<(), Trouble> {
+        while self.saving.replace(true) {
+            sleep(5.0).await;
+        }
+        self.unsaved.set(false);
         let text = {
             let stored = self.stored.borrow();
             stored
@@ -467,6 +475,7 @@ impl Job {
             Err(trouble) => Err(trouble),
         };
         self.saving.set(false);
+        self.unsaved.set(outcome.is_err() || self.unsaved.get());
         self.saved.set(now());
         outcome
     }

@@ -24,7 +24,7 @@ use super::trouble::{Trouble, bytes_in_words};
 use crate::browser::now;
 use crate::protocol::{
     Destination, Failure, FailureCode, Fit, FromEngine, IMPORT_CHANNEL, Machine, ModelOrigin, ModelState, ModelStatus,
-    OfHost, ToEngine, Verified,
+    OfHost, Policy, ToEngine, Verified,
 };
 
 /// The manifest of a complete model.
@@ -37,6 +37,23 @@ const TELL_MS: f64 = 250.0;
 /// Most files of one import.
 const MAX_IMPORT: u32 = 1024;
 
+/// What is being done with a model; one thing at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Getting,
+    Checking,
+    Deleting,
+}
+
+/// What was asked for when a job began: what "again" means.
+#[derive(Clone)]
+struct Wish {
+    name: String,
+    weights: Option<String>,
+    source: Source,
+    files: Option<BTreeMap<String, File>>,
+}
+
 /// A model, as far as the store is concerned.
 #[derive(Default)]
 struct Item {
@@ -45,13 +62,13 @@ struct Item {
     here: Option<Manifest>,
     part: Option<Manifest>,
     job: Option<Rc<Job>>,
-    /// From the click until the job is there, and while one ends: nothing else may begin.
-    busy: bool,
+    /// From the click until all is tidied up: nothing else may begin.
+    work: Option<Work>,
     speed: Speed,
     failure: Option<Failure>,
     checking: Option<(u64, u64)>,
-    /// The files of an import: kept, so that it can go on while this worker lives.
-    files: Option<BTreeMap<String, File>>,
+    /// The last one, until it is fulfilled. Chosen files are in it: they can be read for as long as this worker lives.
+    wish: Option<Wish>,
     fit: Option<Fit>,
 }
 
@@ -118,6 +135,16 @@ impl Library {
     /// Says which model answers.
     pub(crate) fn set_current(self: &Rc<Self>, model: &str) {
         *self.current.borrow_mut() = model.to_owned();
+        self.changed();
+    }
+
+    /// Takes in what the organisation has set.
+    pub(crate) fn set_policy(self: &Rc<Self>, policy: Policy) {
+        {
+            let mut machine = self.machine.borrow_mut();
+            machine.downloads_allowed = policy.downloads_allowed;
+            machine.mirror = policy.mirror.map(|m| m.trim_end_matches('/').to_owned()).filter(|m| !m.is_empty());
+        }
         self.changed();
     }
 
@@ -197,7 +224,13 @@ impl Library {
     /// Gets a model that Sotto knows.
     async fn get(self: &Rc<Self>, id: &str, mirror: Option<String>) {
         self.scan().await;
-        let mirror = mirror.filter(|m| !m.trim().is_empty());
+        let organisation = self.machine.borrow().mirror.clone();
+        let mirror = mirror.map(|m| m.trim().trim_end_matches('/').to_owned()).filter(|m| !m.is_empty());
+        let mirror = match (mirror, organisation) {
+            (Some(given), Some(base)) if given != base => Some(given),
+            (_, Some(base)) => Some(format!("{base}/{id}")),
+            (given, None) => given,
+        };
         let begin = || {
             let items = self.items.borrow();
             let item = items.get(id)?;
@@ -210,7 +243,7 @@ impl Library {
         let Some((name, file, source, here)) = begin() else { return };
         match source {
             _ if here => {}
-            Ok(source) => self.begin(id, &name, Some(file), source, None).await,
+            Ok(source) => self.begin(id, Wish { name, weights: Some(file), source, files: None }).await,
             Err(error) => self.fail(id, bad_address(&error)),
         }
     }
@@ -226,16 +259,23 @@ impl Library {
             },
             Err(error) => return self.refuse(bad_address(&error)),
         };
-        let id = own_id(&name);
-        self.begin(&id, &name, weights, source, None).await;
+        self.begin(&own_id(&name), Wish { name, weights, source, files: None }).await;
     }
 
     /// Goes on with what was begun.
     async fn resume(self: &Rc<Self>, id: &str) {
         self.scan().await;
-        let found = self.with(id, |item| item.part.clone().map(|part| (part, item.files.clone()))).flatten();
-        let Some((part, files)) = found else { return };
-        if matches!(part.source, Source::Files { .. }) && files.is_none() {
+        let wish = self.with(id, |item| {
+            let part = item.part.as_ref().map(|part| Wish {
+                name: part.name.clone(),
+                weights: part.weights.clone(),
+                source: part.source.clone(),
+                files: None,
+            });
+            item.wish.clone().or(part)
+        });
+        let Some(wish) = wish.flatten() else { return };
+        if matches!(wish.source, Source::Files { .. }) && wish.files.is_none() {
             return self.fail(
                 id,
                 Failure {
@@ -245,38 +285,31 @@ impl Library {
                 },
             );
         }
-        self.begin(id, &part.name, part.weights.clone(), part.source.clone(), files).await;
+        self.begin(id, wish).await;
     }
 
     /// Imports files that the user chose. They are a model that Sotto knows, or one of the user's own.
     async fn import(self: &Rc<Self>, model: Option<String>, files: Vec<File>) {
         self.scan().await;
         let files: BTreeMap<String, File> = files.into_iter().map(|f| (f.name(), f)).collect();
-        let gguf: Vec<&String> = files.keys().filter(|name| name.ends_with(".gguf")).collect();
         let known = model.as_deref().and_then(|id| self.with(id, |item| item.entry.clone())).flatten();
-        let weights = match (&known, gguf.as_slice()) {
-            (Some(entry), _) => Some(entry.file.clone()),
-            (None, [one]) => Some((*one).clone()),
-            (None, []) => None,
-            (None, _) => {
-                return self.refuse(Failure {
-                    code: FailureCode::NotAModel,
-                    message: "There are several GGUF files.".to_owned(),
-                    next_step: "Choose one of them.".to_owned(),
-                });
-            }
+        let mut gguf = files.keys().filter(|name| name.ends_with(".gguf")).cloned();
+        let (first, more) = (gguf.next(), gguf.next());
+        if more.is_some() {
+            return self.refuse(Failure {
+                code: FailureCode::NotAModel,
+                message: "There are several GGUF files.".to_owned(),
+                next_step: "Choose one of them.".to_owned(),
+            });
+        }
+        drop(gguf);
+        let chosen = first.clone().unwrap_or_else(|| folder_name(files.values().next()));
+        let (id, name, usual) = match known {
+            Some(entry) => (entry.id, entry.name, Some(entry.file)),
+            None => (own_id(&chosen), chosen.clone(), None),
         };
-        let folder = folder_name(files.values().next());
-        let name = match (&known, &weights) {
-            (Some(entry), _) => entry.name.clone(),
-            (None, Some(gguf)) => gguf.clone(),
-            (None, None) => folder.clone(),
-        };
-        let id = known.map_or_else(|| own_id(&name), |entry| entry.id);
-        let source = Source::Files { name: weights.filter(|_| files.len() == 1).unwrap_or(folder) };
-        let weights = files.keys().find(|name| name.ends_with(".gguf")).cloned();
-        self.with_new(&id, |item| item.files = Some(files.clone()));
-        self.begin(&id, &name, weights, source, Some(files)).await;
+        let (weights, source) = (first.or(usual), Source::Files { name: chosen });
+        self.begin(&id, Wish { name, weights, source, files: Some(files) }).await;
     }
 
     fn stop(&self, id: &str, why: Stop) {
@@ -292,9 +325,12 @@ impl Library {
             // The job itself tidies up when it has ended.
             return self.stop(id, Stop::Cancel);
         }
-        if self.enter(id) {
-            let outcome = self.discard_part(id).await;
-            self.leave(id, outcome.map_err(|trouble| trouble.failure("", id, None)));
+        if self.enter(id, Work::Deleting) {
+            let outcome = match self.lock(id).await {
+                Ok(_lock) => self.discard_part(id).await.map_err(|trouble| trouble.failure("", id, None)),
+                Err(failure) => Err(failure),
+            };
+            self.leave(id, outcome);
         }
     }
 
@@ -306,15 +342,14 @@ impl Library {
         }
         let is_packaged =
             |item: &mut Item| matches!(item.entry.as_ref().map(|e| &e.source), Some(EntrySource::Pypi { .. }));
-        if self.with(id, is_packaged) != Some(false) || !self.enter(id) {
+        if self.with(id, is_packaged) != Some(false) || !self.enter(id, Work::Deleting) {
             return;
         }
         let outcome = self.remove(id).await;
         if outcome.is_ok() {
-            self.with(id, |item| (item.here, item.part, item.files) = (None, None, None));
+            self.with(id, |item| (item.here, item.part, item.wish) = (None, None, None));
         }
         self.leave(id, outcome);
-        self.items.borrow_mut().retain(|_, item| item.entry.is_some() || item.is_something());
         self.measure().await;
     }
 
@@ -334,7 +369,7 @@ impl Library {
     async fn check(self: &Rc<Self>, id: &str) {
         self.scan().await;
         let Some(manifest) = self.with(id, |item| item.here.clone()).flatten() else { return };
-        if self.with(id, |item| item.part.is_some()) == Some(true) || !self.enter(id) {
+        if self.with(id, |item| item.part.is_some()) == Some(true) || !self.enter(id, Work::Checking) {
             return;
         }
         let outcome = self.check_chunks(id, manifest).await;
@@ -384,42 +419,28 @@ impl Library {
 
     // ---- a job from its beginning to its end ----
 
-    async fn begin(
-        self: &Rc<Self>,
-        id: &str,
-        name: &str,
-        weights: Option<String>,
-        source: Source,
-        files: Option<BTreeMap<String, File>>,
-    ) {
-        if !self.enter(id) {
+    async fn begin(self: &Rc<Self>, id: &str, wish: Wish) {
+        if !self.enter(id, Work::Getting) {
             return;
         }
-        let outcome = self.begin_alone(id, name, weights, source, files).await;
+        self.with(id, |item| item.wish = Some(wish.clone()));
+        let outcome = self.begin_alone(id, wish).await;
         self.leave(id, outcome);
-        self.items.borrow_mut().retain(|_, item| item.entry.is_some() || item.is_something());
         self.measure().await;
     }
 
     /// With the model's lock held and, for as long as it takes, the network lock open.
-    async fn begin_alone(
-        self: &Rc<Self>,
-        id: &str,
-        name: &str,
-        weights: Option<String>,
-        source: Source,
-        files: Option<BTreeMap<String, File>>,
-    ) -> Result<(), Failure> {
+    async fn begin_alone(self: &Rc<Self>, id: &str, wish: Wish) -> Result<(), Failure> {
         let _lock = self.lock(id).await?;
         self.persist().await;
-        let Some(to) = source.destination() else { return self.run(id, name, weights, source, files).await };
+        let Some(to) = wish.source.destination() else { return self.run(id, wish).await };
         self.online.borrow_mut().push(to.clone());
         let outcome = match self.set_network().await {
-            true => self.run(id, name, weights, source, files).await,
+            true => self.run(id, wish).await,
             false => Err(Failure {
-                code: FailureCode::Blocked,
-                message: "Sotto's own network lock could not be opened.".to_owned(),
-                next_step: "Reload the extension and resume.".to_owned(),
+                code: FailureCode::ForbiddenByPolicy,
+                message: "The network lock stays closed: your organisation does not allow this download.".to_owned(),
+                next_step: "Choose the model's files on this computer, or ask your administrator.".to_owned(),
             }),
         };
         {
@@ -438,17 +459,11 @@ impl Library {
         self.ask_host(&OfHost::Network { to }).await
     }
 
-    async fn run(
-        self: &Rc<Self>,
-        id: &str,
-        name: &str,
-        weights: Option<String>,
-        source: Source,
-        files: Option<BTreeMap<String, File>>,
-    ) -> Result<(), Failure> {
-        let failed = |trouble: Trouble| trouble.failure(&source.host(), name, None);
+    async fn run(self: &Rc<Self>, id: &str, wish: Wish) -> Result<(), Failure> {
+        let Wish { name, weights, source, files } = wish;
+        let failed = |trouble: Trouble| trouble.failure(&source.host(), &name, None);
         let folder = self.folder(id).await.map_err(failed)?;
-        let manifest = self.manifest_to_fill(id, &folder, name, weights, &source).await.map_err(failed)?;
+        let manifest = self.manifest_to_fill(id, &folder, &name, weights, &source).await.map_err(failed)?;
         let expected = self.with(id, |item| item.expected()).unwrap_or_default();
         let feed = files.map_or(Feed::Net, Feed::Files);
         let job = Rc::new(Job::new(folder.clone(), manifest, feed, expected).await.map_err(failed)?);
@@ -464,8 +479,10 @@ impl Library {
         match end {
             End::Complete => {
                 folder.rename(PART, MANIFEST).await.map_err(failed)?;
-                self.with(id, |item| (item.here, item.part, item.files) = (Some(manifest.clone()), None, None));
-                self.tidy(&folder, &manifest.data).await.map_err(failed)
+                self.with(id, |item| (item.here, item.part, item.wish) = (Some(manifest.clone()), None, None));
+                // What is still open for an answer is tidied up when the store is read again.
+                let _ = self.tidy(&folder, &[&manifest.data]).await;
+                Ok(())
             }
             End::Paused => Ok(()),
             End::Cancelled => self.discard_part(id).await.map_err(failed),
@@ -510,6 +527,7 @@ impl Library {
                     Some(job) => {
                         job.watch();
                         library.with(&id, |item| item.speed.see(now(), job.progress().0));
+                        job.save_sometimes().await;
                     }
                 }
                 library.changed();
@@ -525,19 +543,19 @@ impl Library {
             match read_manifest(&folder, MANIFEST).await? {
                 Some(here) => {
                     folder.remove(PART).await?;
-                    self.tidy(&folder, &here.data).await?;
+                    self.tidy(&folder, &[&here.data]).await?;
                 }
                 None => models.remove(id).await?,
             }
         }
-        self.with(id, |item| (item.part, item.files) = (None, None));
+        self.with(id, |item| (item.part, item.wish) = (None, None));
         Ok(())
     }
 
     /// Deletes data files that no manifest names.
-    async fn tidy(&self, folder: &Folder, keep: &str) -> Result<(), Trouble> {
+    async fn tidy(&self, folder: &Folder, keep: &[&str]) -> Result<(), Trouble> {
         for name in folder.names().await? {
-            if name.starts_with("data-") && name != keep {
+            if name.starts_with("data-") && !keep.contains(&name.as_str()) {
                 folder.remove(&name).await?;
             }
         }
@@ -545,11 +563,11 @@ impl Library {
     }
 
     /// Claims a model for one piece of work; false if another is at it.
-    fn enter(self: &Rc<Self>, id: &str) -> bool {
+    fn enter(self: &Rc<Self>, id: &str, work: Work) -> bool {
         let free = self.with_new(id, |item| {
-            let free = !core::mem::replace(&mut item.busy, true);
+            let free = item.work.is_none();
             if free {
-                item.failure = None;
+                (item.work, item.failure) = (Some(work), None);
             }
             free
         });
@@ -558,11 +576,14 @@ impl Library {
     }
 
     fn leave(self: &Rc<Self>, id: &str, outcome: Result<(), Failure>) {
-        self.with(id, |item| {
-            item.busy = false;
-            item.failure = outcome.err();
-        });
+        self.with(id, |item| (item.work, item.failure) = (None, outcome.err()));
+        self.forget_nothings();
         self.changed();
+    }
+
+    /// Drops models of the user's own of which nothing is left.
+    fn forget_nothings(&self) {
+        self.items.borrow_mut().retain(|_, item| item.entry.is_some() || item.is_something());
     }
 
     fn fail(self: &Rc<Self>, id: &str, failure: Failure) {
@@ -628,12 +649,17 @@ impl Library {
             let Ok(Some(folder)) = models.folder(&id, Make::No).await else { continue };
             let here = read_manifest(&folder, MANIFEST).await;
             let part = read_manifest(&folder, PART).await;
+            if let (Ok(here), Ok(part)) = (&here, &part) {
+                let keep: Vec<&str> = [here, part].into_iter().flatten().map(|m| m.data.as_str()).collect();
+                // In use in another window, it stays until the next time.
+                let _ = self.tidy(&folder, &keep).await;
+            }
             self.with_new(&id, |item| match (here, part) {
                 (Ok(here), Ok(part)) => (item.here, item.part) = (here, part),
                 (Err(trouble), _) | (_, Err(trouble)) => item.failure = Some(trouble.failure("", &id, None)),
             });
         }
-        self.items.borrow_mut().retain(|_, item| item.entry.is_some() || item.is_something());
+        self.forget_nothings();
     }
 
     async fn greet(self: &Rc<Self>) {
@@ -722,7 +748,11 @@ impl Library {
 impl Item {
     /// True if anything of it is stored or under way, or there is something to tell.
     fn is_something(&self) -> bool {
-        self.here.is_some() || self.part.is_some() || self.job.is_some() || self.busy || self.failure.is_some()
+        self.here.is_some()
+            || self.part.is_some()
+            || self.job.is_some()
+            || self.work.is_some()
+            || self.failure.is_some()
     }
 
     /// What the entry knows of the files.
@@ -773,6 +803,13 @@ impl Item {
                 bytes_per_second: self.speed.bytes_per_second(),
                 seconds_left: self.speed.seconds_left(fetch.saturating_sub(done)),
                 waiting: job.waiting.borrow().clone(),
+            },
+            (None, None, None) if self.work == Some(Work::Getting) => ModelStatus::Getting {
+                done: done_f,
+                total: total_f,
+                bytes_per_second: 0.0,
+                seconds_left: None,
+                waiting: String::new(),
             },
             (Some(reason), ..) => ModelStatus::Failed { reason: reason.clone(), done: done_f, total: total_f },
             (None, None, None) => match (&self.part, &self.here) {

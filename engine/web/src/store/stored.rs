@@ -128,7 +128,7 @@ impl<D: Data> Stored<D> {
     }
 
     /// Describes the model, or says what has to come first. `absent` are files that the source was asked for and does not have.
-    /// Without `tokenizer` the description has an empty one: enough to know where the weights lie.
+    /// Without `tokenizer` the description has none: enough to know where the weights lie.
     pub fn describe(&self, absent: &BTreeSet<String>, tokenizer: bool) -> Result<Described> {
         let described = match &self.manifest.weights {
             Some(path) if path.ends_with(".gguf") => self.describe_gguf(path, absent),
