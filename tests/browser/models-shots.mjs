@@ -1,7 +1,6 @@
 // Pictures of the models page and of the popup in every state of a download, as the shipped extension shows them: a model of two
 // gigabytes comes from a local server, is paused, refused, and comes to its end.
 //   node tests/browser/models-shots.mjs [DIR]
-import { createHash } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { answer, click, dialog, modelsPage, permit, reaches } from '../e2e/models.mjs'
@@ -10,7 +9,7 @@ import { expect, sleep } from './cdp.mjs'
 import { Browser, REPOSITORY, screenshot } from './chromium.mjs'
 import { Display } from './display.mjs'
 import { clickAt, openPopup, type } from './gestures.mjs'
-import { CHUNK, Mirror, tinyModel } from './mirror.mjs'
+import { Mirror, pinned, tinyModel } from './mirror.mjs'
 import { Web, folder } from './web.mjs'
 /** @import { Session } from './cdp.mjs' */
 
@@ -18,13 +17,8 @@ const E2B = 'gemma-4-e2b'
 const shots = resolve(process.argv[2] ?? join(REPOSITORY, 'out/models'))
 mkdirSync(shots, { recursive: true })
 
-const files = tinyModel(6_600_000)
-const zeros = createHash('sha256').update(Buffer.alloc(CHUNK)).digest('hex')
-const hash = (/** @type {Buffer} */ bytes) => bytes.length === CHUNK && bytes.every((byte) => byte === 0) ? zeros : createHash('sha256').update(bytes).digest('hex')
-files.set('sotto-manifest.json', Buffer.from(JSON.stringify({
-  version: 1, chunkBytes: CHUNK,
-  files: [...files].map(([path, bytes]) => ({ path, bytes: bytes.length, sha256: Array.from({ length: Math.ceil(bytes.length / CHUNK) }, (_, n) => hash(bytes.subarray(n * CHUNK, (n + 1) * CHUNK))) }))
-})))
+const files = tinyModel(6_500_000)
+files.set('sotto-manifest.json', pinned(files))
 const mirror = new Mirror(files, `/${E2B}/`)
 mirror.speed = 20e6
 

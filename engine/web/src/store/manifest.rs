@@ -390,7 +390,6 @@ mod tests {
                     quant: QuantType::F32,
                     role: WeightRole::Matrix,
                     location: Location { file: 0, offset, len: rows as u64 * 4 },
-                    scales: None,
                     adapter: None,
                     scales: None,
                 })
