@@ -25,17 +25,17 @@ async function talk (browser) {
   const tab = await browser.open(`${browser.origin}/popup/popup.html`)
   await tab.eval(async () => {
     const window = /** @type {any} */ (globalThis)
-    window.refused = []
+    window.toldRefused = []
     const answer = await chrome.runtime.sendMessage({ type: 'ensureEngine' })
     if (answer.error) throw new Error(answer.error)
-    window.port = chrome.runtime.connect({ name: 'sotto' })
-    window.port.onMessage.addListener((/** @type {any} */ message) => {
-      if (message.type === 'models') window.models = message
-      if (message.type === 'refused') window.refused.push(message.reason)
+    window.enginePort = chrome.runtime.connect({ name: 'sotto' })
+    window.enginePort.onMessage.addListener((/** @type {any} */ message) => {
+      if (message.type === 'models') window.toldModels = message
+      if (message.type === 'refused') window.toldRefused.push(message.reason)
     })
-    window.port.postMessage({ type: 'models' })
+    window.enginePort.postMessage({ type: 'models' })
   })
-  await expect('the models are told', () => tab.eval('globalThis.models?.models.length > 0'), 60_000)
+  await expect('the models are told', () => tab.eval('globalThis.toldModels?.models.length > 0'), 60_000)
   return new Page(tab)
 }
 
@@ -47,12 +47,12 @@ class Page {
 
   /** @param {ToEngine} message */
   say (message) {
-    return this.tab.eval((/** @type {any} */ message) => /** @type {any} */ (globalThis).port.postMessage(message), message)
+    return this.tab.eval((/** @type {any} */ message) => /** @type {any} */ (globalThis).enginePort.postMessage(message), message)
   }
 
   /** @returns {Promise<ModelState | undefined>} */
   state (id = ID) {
-    return this.tab.eval((/** @type {any} */ id) => /** @type {any} */ (globalThis).models?.models.find((/** @type {any} */ m) => m.id === id), id)
+    return this.tab.eval((/** @type {any} */ id) => /** @type {any} */ (globalThis).toldModels?.models.find((/** @type {any} */ m) => m.id === id), id)
   }
 
   /** Waits until a model is in one of these states. @param {ModelState['status']['state'][]} states @param {string} [id] @returns {Promise<ModelState>} */
@@ -334,29 +334,9 @@ scenario('a source that changes, hides, or is not there', async (stage) => {
   await page.say({ type: 'getFrom', address: 'http://nobody.test/tiny2' })
   await page.fails('networkFailed', 'own-tiny2')
   await page.say({ type: 'getFrom', address: 'ftp://models.test/tiny' })
-  await expect('it is refused', () => page.tab.eval('globalThis.refused.length === 1'), 60_000)
+  await expect('it is refused', () => page.tab.eval('globalThis.toldRefused.length === 1'), 60_000)
   check((await page.here()).status.state === 'here', 'the stored model was harmed')
 }, { downloads: [`${ADDRESS}/`, 'http://nobody.test/tiny2/'] })
-
-scenario('no room on the disk: before it begins, and in the middle', async (stage) => {
-  const { mirror, page } = await begin(stage)
-  const allow = (/** @type {number} */ bytes) => page.tab.send('Storage.overrideQuotaForOrigin', { origin: stage.browser.origin, ...(bytes && { quotaSize: bytes }) })
-  await allow(30_000_000)
-  await page.say(GET)
-  check(/MB more are needed/.test((await page.fails('diskFull')).message), 'it does not say how much is missing')
-  check(mirror.sent < 2 * CHUNK, `it fetched ${mirror.sent} bytes all the same`)
-  await allow(0)
-  mirror.speed = 1 << 21
-  await page.resume()
-  await expect('it is getting', async () => mirror.chunks.length > 6, 60_000)
-  await allow(1)
-  mirror.speed = 0
-  await page.fails('diskFull')
-  await allow(0)
-  await page.resume()
-  await page.here()
-  await isWhole(page)
-}, ONLY_MIRROR)
 
 scenario('two windows at once, and a second engine', async (stage) => {
   const { mirror, page } = await begin(stage)
@@ -370,7 +350,7 @@ scenario('two windows at once, and a second engine', async (stage) => {
     const worker = new Worker('worker.js', { type: 'module' })
     const window = /** @type {any} */ (globalThis)
     worker.onmessage = ({ data }) => {
-      if (data.message?.type === 'models') window.models = data.message
+      if (data.message?.type === 'models') window.toldModels = data.message
       if (data.ask) worker.postMessage({ kind: 'answer', ask: data.ask, done: true })
     }
     worker.postMessage({ kind: 'connect', client: 'x' })
