@@ -85,7 +85,7 @@ export function askGet (model, machine, models) {
     impossible: missing > 0 || !model.fit.fits,
     body: [
       rows([
-        ['To fetch', bytes(model.fetchBytes), 'Can be paused, and goes on after the browser was closed.'],
+        ['To download', bytes(model.fetchBytes), 'Can be paused, and goes on after the browser was closed.'],
         ['Free here', room(machine)],
         ['Kept', KEPT],
         ['From', model.source],
@@ -129,7 +129,7 @@ export const askGetFrom = (url, machine) => ask({
   yes: 'Get',
   body: [rows([
     ['From', url.host + url.pathname],
-    ['To fetch', 'The server says when it is asked', 'Can be paused, and goes on after the browser was closed.'],
+    ['To download', 'The server says when it is asked', 'Can be paused, and goes on after the browser was closed.'],
     ['Free here', room(machine)],
     ['Kept', KEPT],
     ['Checked', 'Hashed as it comes', 'Compared with hashes if the server has a sotto-manifest.json beside the files.']

@@ -33,7 +33,7 @@ export function duration (seconds) {
 /** The line beside a bar: "812 MB of 2.12 GB · 23.4 MB/s · 1 min left", or why it does not move.
  *  @param {Extract<ModelStatus, { state: 'getting' }>} status */
 export function progress ({ done, total, bytesPerSecond, secondsLeft, waiting }) {
-  if (total === 0) return waiting || 'Asking what there is to fetch'
+  if (total === 0) return waiting || 'Asking what there is to download'
   const parts = [part(done, total)]
   if (waiting) parts.push(waiting)
   else {

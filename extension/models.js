@@ -180,7 +180,7 @@ class ModelCard {
     this.#goodFor.textContent = goodFor(model)
     this.#drawChip(model, inUse)
     fill(this.#facts, [
-      ['To fetch', model.origin === 'known' && !here ? bytes(model.fetchBytes) : ''],
+      ['To download', model.origin === 'known' && !here ? bytes(model.fetchBytes) : ''],
       ['On this computer', model.origin === 'packaged' ? 'Part of Sotto' : here ? bytes(model.diskBytes) : ''],
       ['Licence', model.licence],
       ['From', model.origin === 'packaged' ? '' : model.source],

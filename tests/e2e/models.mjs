@@ -91,7 +91,7 @@ scenario('models: the page says what there is, the dialog what it takes, and no 
   check(starter.chip === 'In use' && starter.actions.length === 0, `the packaged model: ${JSON.stringify(starter)}`)
   const gemma = await reaches(page, 'gemma-4-e2b', 'notHere')
   check(gemma.goodFor.length > 20 && gemma.facts.Licence === 'Apache-2.0', JSON.stringify(gemma))
-  check(/^2\.1\d GB$/.test(gemma.facts['To fetch']) && gemma.facts.From.startsWith('huggingface.co/google/'), JSON.stringify(gemma.facts))
+  check(/^2\.1\d GB$/.test(gemma.facts['To download']) && gemma.facts.From.startsWith('huggingface.co/google/'), JSON.stringify(gemma.facts))
   await click(page, 'gemma-4-e2b', 'get')
   const asked = await expect('it asks', () => dialog(page))
   for (const part of ['2.1', 'GB', 'private storage', 'huggingface.co', 'Graphics', 'Apache-2.0', 'Free here', 'It fits']) check(asked.includes(part), `the dialog does not say ${part}: ${asked}`)

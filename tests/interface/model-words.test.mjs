@@ -35,7 +35,7 @@ test('progress: what is there, how fast, how long; or why it does not move', () 
   const moving = /** @type {const} */ ({ state: 'getting', done: 812e6, total: 2118056254, bytesPerSecond: 23.4e6, secondsLeft: 56, waiting: '' })
   assert.equal(progress(moving), '812 MB of 2.12 GB · 23 MB/s · 1 min left')
   assert.equal(progress({ ...moving, bytesPerSecond: 0, secondsLeft: undefined }), '812 MB of 2.12 GB')
-  assert.equal(progress({ ...moving, done: 0, total: 0 }), 'Asking what there is to fetch')
+  assert.equal(progress({ ...moving, done: 0, total: 0 }), 'Asking what there is to download')
   assert.equal(progress({ ...moving, waiting: 'The server asks to wait 30 s' }), '812 MB of 2.12 GB · The server asks to wait 30 s')
 })
 

@@ -165,6 +165,8 @@ fn steps() -> Result<Vec<Step>> {
         ("starter in chromium, cpu", "tests/browser/check.mjs", &["cpu"]),
         ("starter in chromium, reference", "tests/browser/check.mjs", &["reference"]),
         ("starter in chromium, gpu", "tests/browser/check.mjs", &["gpu"]),
+        ("gemma 4 in chromium, reference", "tests/browser/fixtures.mjs", &["reference"]),
+        ("gemma 4 in chromium, gpu", "tests/browser/fixtures.mjs", &["gpu"]),
         ("end to end", "tests/e2e/run.mjs", &[]),
     ] {
         steps.push(run(name, minutes(25), move || {

@@ -114,11 +114,17 @@ impl PinnedManifest {
         Ok(manifest)
     }
 
+    /// Fails on a document too long to be read.
+    pub fn check_len(bytes: usize) -> Result<()> {
+        match bytes <= MAX_PINNED {
+            true => Ok(()),
+            false => Err(Error::format(PINNED_NAME, format!("it has {bytes} bytes, more than {MAX_PINNED}"))),
+        }
+    }
+
     /// Reads the document; errors say what is wrong with it.
     pub fn parse(text: &[u8]) -> Result<Self> {
-        if text.len() > MAX_PINNED {
-            return Err(Error::format(PINNED_NAME, format!("it has {} bytes, more than {MAX_PINNED}", text.len())));
-        }
+        Self::check_len(text.len())?;
         let manifest: Self = serde_json::from_slice(text)
             .map_err(|e| Error::format(PINNED_NAME, format!("{e}: make it anew with `sotto-cli manifest`")))?;
         manifest.check()?;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use futures_util::future::join_all;
 use js_sys::Uint8Array;
-use sotto_core::formats::pinned::{CHUNK, MAX_PINNED, PINNED_NAME, PinnedManifest, Sha256, chunk_count};
+use sotto_core::formats::pinned::{CHUNK, PINNED_NAME, PinnedManifest, Sha256, chunk_count};
 use wasm_bindgen::JsCast;
 use wasm_bindgen_futures::JsFuture;
 
@@ -209,10 +209,9 @@ impl Job {
             _ => self.part_with_patience(PINNED_NAME, true).await?,
         };
         let Some(part) = part else { return Ok(()) };
-        let pinned = match part.bytes.length() as usize <= MAX_PINNED {
-            true => PinnedManifest::parse(&part.bytes.to_vec()),
-            false => PinnedManifest::parse(&[0; MAX_PINNED + 1]),
-        };
+        // Its length is looked at before its bytes come into the engine's memory.
+        let pinned = PinnedManifest::check_len(part.bytes.length() as usize)
+            .and_then(|()| PinnedManifest::parse(&part.bytes.to_vec()));
         *self.pinned.borrow_mut() = Some(pinned.map_err(|e| Failure {
             code: FailureCode::SourceChanged,
             message: format!("The list of hashes beside the model's files cannot be read: {e}."),
