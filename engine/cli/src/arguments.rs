@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
 
+use sotto_core::check::fixture::Ranges;
 use sotto_core::cpu::CpuPath;
 use sotto_core::requantize::Target;
 use sotto_core::{Error, Result};
@@ -72,6 +73,15 @@ impl Arguments {
             Some("int8") => Ok(Some(Target::Int8)),
             Some("int4") => Ok(Some(Target::Int4)),
             Some(other) => Err(Error::format("--quantize", format!("{other} is neither int8 nor int4"))),
+        }
+    }
+
+    /// `--ranges`: whether static activation ranges apply.
+    pub(crate) fn ranges(&self) -> Result<Ranges> {
+        match self.text("ranges") {
+            None | Some("kept") => Ok(Ranges::Kept),
+            Some("ignored") => Ok(Ranges::Ignored),
+            Some(other) => Err(Error::format("--ranges", format!("{other} is neither kept nor ignored"))),
         }
     }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Instant;
 
-use sotto_core::check::fixture::Ranges;
 use sotto_core::cpu::CpuPath;
 use sotto_core::generate::{Executor, Generator, Progress};
 use sotto_core::model::Stages;
@@ -70,7 +69,8 @@ fn next(generator: &mut Generator) -> Result<Vec<f32>> {
 /// Prints the greedy continuation of ids spread over the vocabulary: the same task wherever it runs, without a tokenizer.
 pub(crate) fn greedy(arguments: &Arguments) -> Result<bool> {
     let weights = load::Weights::open(arguments.model()?)?;
-    let mut generator = weights.generator(arguments.device(CpuPath::Reference)?, Stages::Dropped, Ranges::Kept)?;
+    let mut generator =
+        weights.generator(arguments.device(CpuPath::Reference)?, Stages::Dropped, arguments.ranges()?)?;
     let recording = generator.recording();
     let vocab = recording.logits.map_or(1, |id| recording.info(id).cols) as u32;
     let prompt: Vec<u32> =

@@ -154,8 +154,13 @@ fn describe(error: &wgpu::Error) -> String {
 }
 
 fn display_name(info: &wgpu::AdapterInfo) -> String {
+    // Browsers may keep a card's name to themselves.
     let name = if info.name.is_empty() { info.driver.as_str() } else { info.name.as_str() };
-    format!("{} ({:?})", if name.is_empty() { "graphics device" } else { name }, info.backend)
+    let interface = match info.backend {
+        wgpu::Backend::BrowserWebGpu => "WebGPU".to_owned(),
+        other => format!("{other:?}"),
+    };
+    format!("{} ({interface})", if name.is_empty() { "Graphics card" } else { name })
 }
 
 fn is_software(info: &wgpu::AdapterInfo) -> bool {
