@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use sotto_core::Result;
 use sotto_core::check::fixture::{self, Ranges};
 use sotto_core::check::{self, Line};
 use sotto_core::cpu::CpuPath;
 use sotto_core::model::Stages;
-use sotto_core::{Error, Result};
 
 use crate::arguments::{Arguments, DeviceChoice};
 use crate::load;
@@ -35,6 +35,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         pollster::block_on(fixture::check(open, &fixture, &tensors, &mut report))?;
         return Ok(summary(failed));
     }
+    if arguments.text("reference").is_none() && device != DeviceChoice::Cpu(CpuPath::Reference) {
+        // Without a reference the exact CPU path is the reference.
+        let weights = load::Weights::open(arguments.model()?)?;
+        let ranges = arguments.ranges()?;
+        let mut exact = weights.generator(DeviceChoice::Cpu(CpuPath::Reference), Stages::Kept, ranges)?;
+        let mut other = weights.generator(device, Stages::Kept, ranges)?;
+        let tokens = arguments.number("tokens", 8)?;
+        pollster::block_on(fixture::against(&mut exact, &mut other, tokens, &mut report))?;
+        return Ok(summary(failed));
+    }
     let model = load::open(arguments.model()?)?;
     let mut generator = load::generator(&model, device, Stages::Kept, None)?;
     report(Line {
@@ -58,9 +68,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         } else {
             pollster::block_on(check::exact(&mut generator, &reference, &tensors, &mut report))?;
         }
-    } else if device != DeviceChoice::Cpu(CpuPath::Reference) {
-        // Without a reference the exact CPU path is the reference.
-        return Err(Error::format("--reference", "is missing: name the folder that holds reference.json"));
     }
     Ok(summary(failed))
 }

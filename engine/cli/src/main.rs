@@ -15,6 +15,7 @@ sotto-cli runs the engine on this machine. MODEL is a GGUF file or a Hugging Fac
 
   sotto-cli check MODEL [--reference DIR] [--device cpu|gpu] [--path reference|fast] [--prompt NAME [--steps N]]
       compares the model with a reference made by transformers: one line a check, exit 1 on any FAIL;
+      without a reference a device or the fast path is compared with the exact CPU path, on --tokens N ids;
       --top-1 SHARE sets how often the fast path must choose the exact one's id (0.97)
   sotto-cli generate MODEL --prompt TEXT | --chat TEXT [--max N] [--temperature T] [--top-k K] [--top-p P] [--min-p P]
       [--repetition-penalty R] [--seed S] [--device cpu|gpu] [--path reference|fast]

@@ -81,8 +81,13 @@ pub struct Model {
 impl Model {
     /// Records the forward pass of a described model and builds its tokenizer.
     pub fn open(description: &ModelDescription) -> Result<Self> {
+        Self::open_with(description, Stages::Dropped)
+    }
+
+    /// The same, for a check that reads stages.
+    pub fn open_with(description: &ModelDescription, stages: Stages) -> Result<Self> {
         let tokenizer = open_tokenizer(&description.tokenizer)?;
-        let Network { recording, weights } = Network::open(description, Stages::Dropped)?;
+        let Network { recording, weights } = Network::open(description, stages)?;
         Ok(Self {
             architecture: description.architecture.name(),
             recording,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sotto_core::cpu::CpuPath;
 use sotto_core::generate::{Executor, Generator};
 use sotto_core::gpu::{self, Fence, Gpu, GpuExecutor, Options};
-use sotto_core::model::Model;
+use sotto_core::model::{Model, Stages};
 use sotto_core::text::guard::GuardTables;
 use sotto_core::weights::WeightStream;
 use sotto_core::{Error, Result};
@@ -70,8 +70,19 @@ impl Host {
         preference: Preference,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
+        Self::load_with(source, context, preference, Stages::Dropped, progress).await
+    }
+
+    /// The same, for a check that reads stages.
+    pub(crate) async fn load_with(
+        source: Source,
+        context: usize,
+        preference: Preference,
+        stages: Stages,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self> {
         let (description, reader) = source.describe().await?;
-        let model = Model::open(&description)?;
+        let model = Model::open_with(&description, stages)?;
         // The tokenizer's text alone can be 33 MB.
         drop(description);
         let context = context.min(model.context);

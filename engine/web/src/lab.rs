@@ -3,6 +3,7 @@
 use sotto_core::check;
 use sotto_core::cpu::CpuPath;
 use sotto_core::generate::{Generator, Progress};
+use sotto_core::model::Stages;
 use sotto_core::sampler::argmax;
 use sotto_core::tokenizer::{Specials, Tokenizer};
 use sotto_core::{Error, Result};
@@ -19,6 +20,7 @@ const CONTEXT: usize = 4096;
 #[wasm_bindgen]
 pub struct Lab {
     host: Host,
+    preference: Preference,
     load_ms: f64,
 }
 
@@ -87,7 +89,7 @@ impl Lab {
         let preference = preference(device).map_err(thrown)?;
         let source = Source::Packaged { url: url.to_owned(), bytes: bytes as u64 };
         let host = Host::load(source, CONTEXT, preference, &mut |_| {}).await.map_err(thrown)?;
-        Ok(Lab { host, load_ms: now() - start })
+        Ok(Lab { host, preference, load_ms: now() - start })
     }
 
     /// The device's name.
@@ -178,7 +180,9 @@ impl Lab {
             let mut exact = Host::load(source, CONTEXT, preference, &mut |_| {}).await?;
             check::fast(&mut self.host.generator, &mut exact.generator, &reference, check::TOP_1, &mut report).await?;
         } else {
-            check::exact(&mut self.host.generator, &reference, &tensors, &mut report).await?;
+            let source = Source::Packaged { url: model.to_owned(), bytes };
+            let mut staged = Host::load_with(source, CONTEXT, self.preference, Stages::Kept, &mut |_| {}).await?;
+            check::exact(&mut staged.generator, &reference, &tensors, &mut report).await?;
         }
         lines.push_str(&match failed {
             0 => "all checks passed".to_owned(),

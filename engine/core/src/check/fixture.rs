@@ -70,8 +70,7 @@ pub async fn check(
     let last = tensor(tensors, "prefill_logits")?;
     let width = last.shape.last().copied().unwrap_or(0).max(1);
     let mut staged = open(Stages::Kept, Ranges::Kept).await?;
-    let ranged =
-        staged.recording().ops.iter().any(|op| matches!(op, crate::kernels::Op::MatMul(m) if m.range.is_some()));
+    let ranged = has_ranges(&staged);
     // A reference that another decoder made may have logits only.
     if tensors.contains_key("embed") {
         stages(&mut staged, fixture, tensors, ranged, report).await?;
@@ -96,6 +95,38 @@ pub async fn check(
         }
     }
     Ok(())
+}
+
+/// Compares a device with the exact CPU path, stage by stage, on ids that are spread over the vocabulary: for models that
+/// have no reference, such as one of full size. Both generators keep their stages.
+pub async fn against(
+    exact: &mut Generator,
+    other: &mut Generator,
+    tokens: usize,
+    report: &mut dyn FnMut(Line),
+) -> Result<()> {
+    let recording = exact.recording();
+    let vocabulary = recording.logits.map_or(1, |id| recording.info(id).cols).max(1);
+    let ranged = has_ranges(exact);
+    let ids: Vec<u32> = (0..tokens as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocabulary as u32).collect();
+    let step = Step { position: 0, tokens };
+    let mut got = Vec::new();
+    for generator in [exact, other] {
+        generator.forget();
+        generator.executor().reserve(tokens).await?;
+        got.push(generator.executor().run_stages(step, &ids).await?);
+    }
+    if let [exact, other] = got.as_slice() {
+        for ((name, want), (_, got)) in exact.iter().zip(other) {
+            let line = compare(name.clone(), got, want, hidden_tolerance(want));
+            report(if ranged { or_ties(line, got, want) } else { line });
+        }
+    }
+    Ok(())
+}
+
+fn has_ranges(generator: &Generator) -> bool {
+    generator.recording().ops.iter().any(|op| matches!(op, crate::kernels::Op::MatMul(m) if m.range.is_some()))
 }
 
 /// Every stage of a prefill in one step. Where the recording keeps only the last token's row, that row is compared.
