@@ -28,6 +28,10 @@ use crate::protocol::{
 };
 
 /// The manifest of a complete model.
+/// How often a file that someone has open is asked for before its model is not deleted, and the pause between.
+const DELETE_TRIES: usize = 50;
+const DELETE_PAUSE_MS: f64 = 100.0;
+
 const MANIFEST: &str = "manifest.json";
 /// The user's settings, in the folder of models.
 const SETTINGS: &str = "settings.json";
@@ -356,11 +360,21 @@ impl Library {
     async fn remove(&self, id: &str) -> Result<(), Failure> {
         let failed = |trouble: Trouble| trouble.failure("", id, None);
         let _lock = self.lock(id).await?;
-        // Fails while the file is open for loading or answering: then nothing is deleted.
+        // Fails while the file is open for loading or answering: then nothing is deleted. One who only looks at its headers
+        // is done in a moment.
         let models = Folder::models().await.map_err(failed)?;
         let folder = models.folder(id, Make::No).await.map_err(failed)?;
         if let (Some(folder), Some(here)) = (&folder, self.with(id, |item| item.here.clone()).flatten()) {
-            drop(folder.open(&here.data, Access::Write).await.map_err(failed)?);
+            let mut tries = 1;
+            let file = loop {
+                match folder.open(&here.data, Access::Write).await {
+                    Ok(file) => break file,
+                    Err(trouble) if tries == DELETE_TRIES => return Err(failed(trouble)),
+                    Err(_) => sleep(DELETE_PAUSE_MS).await,
+                }
+                tries += 1;
+            };
+            drop(file);
         }
         models.remove(id).await.map_err(failed)
     }
