@@ -7,7 +7,7 @@ import { shortcut } from '../browser/chromium.mjs'
 import { onPage } from '../browser/entries.mjs'
 import { chooseMenu, openPopup, press, type } from '../browser/gestures.mjs'
 import { check, scenario } from './harness.mjs'
-import { cardOf, dialog, modelsPage } from './models.mjs'
+import { cardOf, dialog, modelsPage, withCard } from './models.mjs'
 import { ready } from './popup.mjs'
 import { FERRY, LONG } from './texts.mjs'
 /** @import { Session } from '../browser/cdp.mjs' */
@@ -56,6 +56,7 @@ scenario('axe: card during and after an answer', async ({ display, openPage }) =
 })
 
 scenario('axe: models page, its question, the list in the popup', async ({ browser, openPage }) => {
+  await withCard(browser)
   const page = await modelsPage(browser)
   await axe(page, 'html', 'models')
   await page.eval('document.querySelector("#gemma-4-e2b [data-action=get]").click()')
@@ -67,7 +68,7 @@ scenario('axe: models page, its question, the list in the popup', async ({ brows
   await expect('the model is named', () => popup.eval('document.querySelector("#model").hidden === false'), 10_000)
   await popup.eval('document.querySelector("#model").click()')
   await axe(popup, 'html', 'list of models')
-})
+}, { gpu: 'software' })
 
 scenario('axe: popup on a page that cannot be read', async ({ browser }) => {
   const tab = await browser.open('chrome://version/')
@@ -124,6 +125,7 @@ scenario('keyboard only: popup', async ({ browser, openPage }) => {
 })
 
 scenario('keyboard only: models page', async ({ browser }) => {
+  await withCard(browser)
   const page = await modelsPage(browser)
   await press(page, 'Tab')
   await tabTo(page, (name) => name === 'get')
@@ -138,7 +140,7 @@ scenario('keyboard only: models page', async ({ browser }) => {
   await press(page, 'Enter')
   await expect('a wrong address is said', () => page.eval('document.querySelector("#problem").textContent'))
   check((await cardOf(page, 'gemma-4-e2b'))?.state === 'notHere', 'something began')
-})
+}, { gpu: 'software' })
 
 /** An answer of a few words may end before Escape is pressed, which then closes the card. */
 const TRIES = 5

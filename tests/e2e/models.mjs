@@ -34,6 +34,21 @@ export async function permit (page, display, yes) {
   await display.key(...(yes ? ['Tab', 'Return'] : ['Return']))
 }
 
+/**
+ * Makes the engine's graphics adapter, a software one, look like a card: larger models are offered only where they would run.
+ * @param {Browser} browser
+ */
+export async function withCard (browser) {
+  const page = await modelsPage(browser)
+  const worker = await expect('the engine runs', () => browser.workers.at(-1))
+  await worker.eval(() => {
+    Object.defineProperty(/** @type {any} */ (globalThis).GPUAdapter.prototype, 'info', {
+      get: () => ({ vendor: 'test', architecture: '', device: '', description: 'Test card', isFallbackAdapter: false, subgroupMinSize: 4, subgroupMaxSize: 4 })
+    })
+  })
+  await page.close()
+}
+
 /** Opens the page as its own tab and waits until the engine has told it what there is. @param {Browser} browser */
 export async function modelsPage (browser) {
   const page = await browser.open(`${browser.origin}/extension/models.html`)
@@ -86,6 +101,7 @@ export async function answer (page, answer) {
 }
 
 scenario('models: the page says what there is, the dialog what it takes, and no is no', async ({ browser }) => {
+  await withCard(browser)
   const page = await modelsPage(browser)
   const starter = await reaches(page, 'starter', 'here')
   check(starter.chip === 'In use' && starter.actions.length === 0, `the packaged model: ${JSON.stringify(starter)}`)
@@ -104,9 +120,10 @@ scenario('models: the page says what there is, the dialog what it takes, and no 
   check(await page.eval('document.activeElement?.getAttribute("data-action")') === 'get', 'the focus does not come back to Get')
   await sleep(500)
   check((await cardOf(page, 'gemma-4-e2b'))?.state === 'notHere', 'it was got against a no')
-})
+}, { gpu: 'software' })
 
 scenario('models: the popup offers a larger model, and leads to the question', async ({ browser, openPage }) => {
+  await withCard(browser)
   const tab = await openPage(FERRY)
   const popup = await openPopup(browser, tab)
   await ready(popup)
@@ -124,7 +141,7 @@ scenario('models: the popup offers a larger model, and leads to the question', a
   const page = await browser.extensionPage('extension/models.html', 10_000)
   const asked = await expect('the page asks', () => dialog(page), 20_000)
   check(asked.startsWith('Get Gemma 4 E2B?'), asked)
-})
+}, { gpu: 'software' })
 
 /** Asks for the model of `OWN`. @param {Session} page @param {Display} display @param {boolean} permitted */
 async function getOwn (page, display, permitted) {

@@ -33,7 +33,9 @@ const PAGES = {
     says: /PDF viewer/i,
     open: async ({ browser, web }) => {
       web.serve('papers.test', (_url, response) => { response.writeHead(200, { 'content-type': 'application/pdf' }).end(PDF) })
-      return browser.open('http://papers.test/minutes', { complete: false })
+      const tab = await browser.open('http://papers.test/minutes', { complete: false })
+      await expect('the viewer is shown', () => tab.eval('location.hostname === "papers.test" && document.readyState === "complete"').catch(() => false))
+      return tab
     }
   },
   'web store': {
@@ -50,7 +52,8 @@ const PAGES = {
     open: async ({ browser, web }) => {
       web.serve('down.test', (_url, _response, request) => { request.socket.destroy() })
       const tab = await browser.open('http://down.test/', { complete: false })
-      await expect('the error page is shown', () => tab.eval('location.href.startsWith("chrome-error:")'))
+      // Between two documents there is nothing to ask.
+      await expect('the error page is shown', () => tab.eval('location.href.startsWith("chrome-error:") && document.readyState === "complete"').catch(() => false))
       return tab
     }
   },
