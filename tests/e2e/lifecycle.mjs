@@ -173,13 +173,13 @@ scenario('models change: one at a time, a conversation goes on, the choice outli
   const third = await again.done('restarted')
   check(third.end?.kind === 'done' && third.end.stats.model === 'tiny', `after a restart: ${JSON.stringify(third.end)}`)
 
-  // And back. That a model in use may be deleted is tried on the models page.
+  // Back, and deleted while it answers: the packaged one takes over.
   await again.send({ type: 'models' })
-  await again.send({ type: 'use', model: 'starter' })
+  await again.send({ type: 'delete', model: OWN })
   await expect('the packaged one is current', async () => (await again.models())?.current === 'starter', 30_000)
-  await again.ask('back', { kind: 'explain' })
-  const last = await again.done('back')
-  check(last.end?.kind === 'done' && last.end.stats.model === 'Starter', JSON.stringify(last.end))
+  await expect('it is gone', async () => !(await again.models())?.models.some(({ id }) => id === OWN), 30_000)
+  await again.ask('deleted', { kind: 'explain' })
+  check((await again.done('deleted')).text, 'no answer after the model was deleted')
 }, DOWNLOADS)
 
 scenario('a model that cannot be loaded: the packaged one answers, and it is said why', async (stage) => {

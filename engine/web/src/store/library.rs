@@ -28,6 +28,16 @@ use crate::protocol::{
 };
 
 /// The manifest of a complete model.
+/// Whether the models on this computer have been looked through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scan {
+    Never,
+    Running,
+    Done,
+}
+
+const SCAN_PAUSE_MS: f64 = 10.0;
+
 /// How often a file that someone has open is asked for before its model is not deleted, and the pause between.
 const DELETE_TRIES: usize = 50;
 const DELETE_PAUSE_MS: f64 = 100.0;
@@ -95,7 +105,7 @@ pub(crate) struct Library {
     telling: Cell<bool>,
     told: Cell<f64>,
     /// The folder of models has been read.
-    scanned: Cell<bool>,
+    scanned: Cell<Scan>,
     /// Kept alive for as long as imports are heard.
     imports: RefCell<Option<Imports>>,
 }
@@ -124,7 +134,7 @@ impl Library {
             online: RefCell::default(),
             telling: Cell::new(false),
             told: Cell::new(0.0),
-            scanned: Cell::new(false),
+            scanned: Cell::new(Scan::Never),
             imports: RefCell::new(None),
         });
         library.listen_for_imports();
@@ -657,9 +667,22 @@ impl Library {
 
     /// Reads what is stored, once.
     async fn scan(self: &Rc<Self>) {
-        if self.scanned.replace(true) {
-            return;
+        match self.scanned.get() {
+            Scan::Done => return,
+            // Another message began it: what this one asks for is known only once that is through.
+            Scan::Running => {
+                while self.scanned.get() == Scan::Running {
+                    sleep(SCAN_PAUSE_MS).await;
+                }
+                return;
+            }
+            Scan::Never => self.scanned.set(Scan::Running),
         }
+        self.scan_folders().await;
+        self.scanned.set(Scan::Done);
+    }
+
+    async fn scan_folders(self: &Rc<Self>) {
         let Ok(models) = Folder::models().await else { return };
         for id in models.names().await.unwrap_or_default() {
             let Ok(Some(folder)) = models.folder(&id, Make::No).await else { continue };
