@@ -119,17 +119,22 @@ globalThis.__sotto ??= /** @type {any} */ ({})
 
   const markdown = (/** @type {string} */ text) => blocks(text).map(renderBlock)
 
-  /** Copies where pages without a secure context have no clipboard object. @param {string} text @param {HTMLElement} near */
+  /** Copies where pages without a secure context have no clipboard object; whether the browser allowed it.
+   *  @param {string} text @param {HTMLElement} near */
   async function copy (text, near) {
     try {
       await navigator.clipboard.writeText(text)
+      return true
     } catch {
+      const focused = /** @type {HTMLElement | null} */ (/** @type {ShadowRoot | Document} */ (near.getRootNode()).activeElement)
       const area = h('textarea', { class: 'hidden-text', 'aria-hidden': 'true' })
       area.value = text
       near.append(area)
       area.select()
-      document.execCommand('copy')
+      const copied = document.execCommand('copy')
       area.remove()
+      focused?.focus()
+      return copied
     }
   }
 
@@ -331,9 +336,9 @@ globalThis.__sotto ??= /** @type {any} */ ({})
       if (this.#passages?.items.length || written) {
         buttons.push(button('copy', 'Copy', async (event) => {
           const pressed = /** @type {HTMLElement} */ (event.currentTarget)
-          await copy(this.plainText, this.element)
-          pressed.replaceChildren(icon('done'), h('span', {}, 'Copied'))
-          announce('Copied')
+          const copied = await copy(this.plainText, this.element)
+          pressed.replaceChildren(icon(copied ? 'done' : 'copy'), h('span', {}, copied ? 'Copied' : 'Not copied'))
+          announce(copied ? 'Copied' : 'The browser did not allow copying. Select the text and copy it with the keyboard.')
           setTimeout(() => pressed.replaceChildren(icon('copy'), h('span', {}, 'Copy')), 1600)
         }))
       }

@@ -1,6 +1,6 @@
 // Right-click → Summarize, on a selection and on a page: the main job.
 import { button, card, finished, middleOf } from '../browser/answers.mjs'
-import { expect, sleep } from '../browser/cdp.mjs'
+import { expect, sleep, until } from '../browser/cdp.mjs'
 import { shortcut } from '../browser/chromium.mjs'
 import { onPage, onSelection } from '../browser/entries.mjs'
 import { chooseMenu, clickAt, press, select } from '../browser/gestures.mjs'
@@ -106,9 +106,14 @@ scenario('copy puts the answer on the clipboard', async ({ browser, display, ope
   await clickAt(tab, await button(tab, 'copy'))
   await expect('the button says so', () => tab.eval('document.querySelector("sotto-card").shadowRoot.querySelector("[data-action=copy]").textContent.includes("Copied")'))
   const notepad = await browser.open('http://news.test/missing')
-  await notepad.eval('document.body.replaceChildren(document.createElement("textarea")); document.querySelector("textarea").focus()')
-  await display.key('ctrl+v')
-  const pasted = await expect('the text can be pasted', () => notepad.eval('document.querySelector("textarea").value'))
+  await notepad.eval('document.body.innerHTML = "<textarea style=\'width: 90vw; height: 80vh\'></textarea>"')
+  // The display's keys go to whatever has the focus, which a new tab gets when its window manager is done with it.
+  await display.click(640, 500)
+  await expect('the text field has the focus', () => notepad.eval('document.hasFocus() && document.activeElement.matches("textarea")'))
+  const pasted = await expect('the text can be pasted', async () => {
+    await display.key('ctrl+v')
+    return until(() => notepad.eval('document.querySelector("textarea").value'), 2000)
+  })
   for (const passage of answer.passages) check(flat(pasted).includes(flat(passage)), `the clipboard lacks "${passage}"`)
   check(flat(pasted).includes(flat(answer.text)), 'the clipboard lacks the draft')
 })
