@@ -119,8 +119,12 @@ impl Model {
 
 fn open_tokenizer(source: &TokenizerSource) -> Result<Tokenizer> {
     match source {
-        TokenizerSource::HuggingFace { tokenizer, config } => {
-            Tokenizer::from_json(tokenizer.as_bytes(), config.as_deref().map(str::as_bytes))
+        TokenizerSource::HuggingFace { tokenizer, config, chat_template } => {
+            let read = Tokenizer::from_json(tokenizer.as_bytes(), config.as_deref().map(str::as_bytes))?;
+            Ok(match chat_template {
+                Some(template) => read.with_chat_template(template.clone()),
+                None => read,
+            })
         }
         TokenizerSource::Gguf(metadata) => gguf_tokenizer(metadata),
         TokenizerSource::Absent => {

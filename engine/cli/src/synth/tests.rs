@@ -61,6 +61,8 @@ fn the_engine_runs_both_tiny_files() {
         let opened = load::open(&folder.0.join(file)).expect("it opens");
         assert_eq!((opened.model.architecture, opened.model.bos), ("gemma4", Some(2)), "{kind}");
         assert!(opened.model.eos.contains(&106), "{kind}");
+        // From a file of its own in the one, from the metadata in the other.
+        assert_eq!(opened.model.chat_format().expect("it chats").name, "gemma4", "{kind}");
         let mut generator =
             load::generator(&opened, DeviceChoice::Cpu(CpuPath::Reference), Stages::Dropped, None).expect("it loads");
         generator.start(&[2, 120, 121, 122]).expect("it fits");

@@ -48,6 +48,7 @@ impl DiskModel {
             generation_config: optional_text(&folder.join("generation_config.json"))?,
             tokenizer: optional_text(&folder.join("tokenizer.json"))?,
             tokenizer_config: optional_text(&folder.join("tokenizer_config.json"))?,
+            chat_template: optional_text(&folder.join("chat_template.jinja"))?,
         };
         let (mut files, mut paths) = (Vec::new(), Vec::new());
         for name in names {

@@ -155,12 +155,14 @@ impl TensorList {
 pub enum TokenizerSource {
     /// The keys `tokenizer.*` of a GGUF file.
     Gguf(gguf::Metadata),
-    /// A Hugging Face folder's `tokenizer.json`, and its `tokenizer_config.json` if it has one.
+    /// A Hugging Face folder's `tokenizer.json`, and what lies beside it.
     HuggingFace {
         /// Text of `tokenizer.json`.
         tokenizer: String,
         /// Text of `tokenizer_config.json`.
         config: Option<String>,
+        /// Text of `chat_template.jinja`, which goes before a template in `config`.
+        chat_template: Option<String>,
     },
     /// The folder has none: its model can be checked with ids, not talked to.
     Absent,
@@ -240,6 +242,8 @@ pub struct HuggingFaceTexts {
     pub tokenizer: Option<String>,
     /// `tokenizer_config.json`, if there.
     pub tokenizer_config: Option<String>,
+    /// `chat_template.jinja`, if there.
+    pub chat_template: Option<String>,
 }
 
 impl ModelDescription {
@@ -300,7 +304,11 @@ impl ModelDescription {
             weights,
             files: weight_files,
             tokenizer: match texts.tokenizer {
-                Some(tokenizer) => TokenizerSource::HuggingFace { tokenizer, config: texts.tokenizer_config },
+                Some(tokenizer) => TokenizerSource::HuggingFace {
+                    tokenizer,
+                    config: texts.tokenizer_config,
+                    chat_template: texts.chat_template,
+                },
                 None => TokenizerSource::Absent,
             },
             bos,

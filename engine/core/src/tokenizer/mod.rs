@@ -175,6 +175,11 @@ impl Tokenizer {
         self.chat_template.as_deref()
     }
 
+    /// The same with the chat template of a file beside it.
+    pub fn with_chat_template(self, template: String) -> Self {
+        Self { chat_template: Some(template), ..self }
+    }
+
     fn strips_first_space(&self) -> bool {
         self.strip_first_space
     }

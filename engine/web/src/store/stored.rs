@@ -178,18 +178,16 @@ impl<D: Data> Stored<D> {
             None => vec![self.manifest.weights.clone().unwrap_or_else(|| SINGLE.to_owned())],
         };
         let optional_text = |path: &str| self.manifest.find(path).map(|n| self.came(n)).transpose();
-        let (tokenizer, tokenizer_config) = match tokenizer {
-            true => {
-                (Some(self.came(self.required("tokenizer.json", absent)?)?), optional_text("tokenizer_config.json")?)
-            }
-            false => (None, None),
-        };
-        let texts = HuggingFaceTexts {
+        let mut texts = HuggingFaceTexts {
             config: self.came(self.required("config.json", absent)?)?,
             generation_config: optional_text("generation_config.json")?,
-            tokenizer,
-            tokenizer_config,
+            ..HuggingFaceTexts::default()
         };
+        if tokenizer {
+            texts.tokenizer = Some(self.came(self.required("tokenizer.json", absent)?)?);
+            texts.tokenizer_config = optional_text("tokenizer_config.json")?;
+            texts.chat_template = optional_text("chat_template.jinja")?;
+        }
         let parse = |prefix: &[u8], len| {
             Ok(match Safetensors::parse(prefix, Some(len))? {
                 safetensors::Parsed::NeedMore(more) => Err(more),
