@@ -1,6 +1,6 @@
 //! The few things the engine needs from the browser: time, a pause, and the bytes of a packaged file.
 
-use js_sys::{Promise, Reflect, Uint8Array};
+use js_sys::{Function, Promise, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{MessageChannel, ReadableStreamDefaultReader, Response, WorkerGlobalScope};
@@ -64,6 +64,37 @@ pub(crate) async fn sleep(ms: i32) {
     let _ = JsFuture::from(promise).await;
 }
 
+/// Maker and family of the graphics adapter, such as "NVIDIA hopper"; empty if the browser says neither. Browsers often keep
+/// a card's name to themselves, and these are all that is left of it.
+pub(crate) async fn graphics_name() -> String {
+    let said = async {
+        let get = |of: &JsValue, key: &str| Reflect::get(of, &key.into()).ok().filter(|value| !value.is_undefined());
+        let gpu = get(&get(&js_sys::global(), "navigator")?, "gpu")?;
+        let ask: Function = get(&gpu, "requestAdapter")?.dyn_into().ok()?;
+        let wish = js_sys::Object::new();
+        Reflect::set(&wish, &"powerPreference".into(), &"high-performance".into()).ok()?;
+        let answer: Promise = ask.call1(&gpu, &wish).ok()?.dyn_into().ok()?;
+        let info = get(&JsFuture::from(answer).await.ok().filter(|adapter| !adapter.is_null())?, "info")?;
+        let text = |key| get(&info, key).and_then(|value| value.as_string()).unwrap_or_default();
+        Some(maker_and_family(&text("vendor"), &text("architecture")))
+    };
+    said.await.unwrap_or_default()
+}
+
+/// As people write them: browsers say "nvidia" and "hopper".
+fn maker_and_family(vendor: &str, architecture: &str) -> String {
+    let maker = match vendor {
+        "nvidia" | "amd" | "arm" => vendor.to_uppercase(),
+        _ => vendor.split('-').map(capitalized).collect::<Vec<_>>().join(" "),
+    };
+    format!("{maker} {architecture}").trim().to_owned()
+}
+
+fn capitalized(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
 /// A file of the extension's own package, read as a stream.
 pub(crate) struct PackagedFile {
     reader: ReadableStreamDefaultReader,
@@ -95,5 +126,18 @@ impl PackagedFile {
         }
         let value: Uint8Array = Reflect::get(&step, &"value".into()).map_err(failed)?.dyn_into().map_err(failed)?;
         Ok(Some(value.to_vec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::maker_and_family;
+
+    #[test]
+    fn a_card_without_a_name_is_called_by_its_maker_and_family() {
+        assert_eq!(maker_and_family("nvidia", "hopper"), "NVIDIA hopper");
+        assert_eq!(maker_and_family("apple", "metal-3"), "Apple metal-3");
+        assert_eq!(maker_and_family("imagination-technologies", ""), "Imagination Technologies");
+        assert_eq!(maker_and_family("", ""), "");
     }
 }

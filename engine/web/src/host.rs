@@ -12,7 +12,7 @@ use sotto_core::text::guard::GuardTables;
 use sotto_core::weights::WeightStream;
 use sotto_core::{Error, Result};
 
-use crate::browser::{Pause, now, sleep};
+use crate::browser::{Pause, graphics_name, now, sleep};
 use crate::fit::{self, Sizes};
 use crate::source::{Reader, Source};
 
@@ -183,7 +183,7 @@ impl Load<'_> {
     async fn open(&self, accept_software: bool) -> Result<Gpu> {
         let until = now() + self.patience.ms;
         loop {
-            if let Some(gpu) = gpu::open_web(accept_software).await? {
+            if let Some(gpu) = gpu::open_web(accept_software, &graphics_name().await).await? {
                 return Ok(gpu);
             }
             if now() >= until {

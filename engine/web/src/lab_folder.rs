@@ -68,7 +68,7 @@ async fn generator(folder: &str, device: &str, stages: Stages, ranges: fixture::
     let mut executor = match device {
         "reference" => Executor::Cpu(Box::new(network.cpu(CpuPath::Reference)?)),
         _ => {
-            let gpu = gpu::open_web(true).await?.ok_or_else(|| Error::Gpu("there is no adapter".to_owned()))?;
+            let gpu = gpu::open_web(true, "").await?.ok_or_else(|| Error::Gpu("there is no adapter".to_owned()))?;
             let options = Options { max_positions: context, ..Options::default() };
             Executor::Gpu(Box::new(GpuExecutor::new(&gpu, &network.recording, &network.weights, options).await?))
         }

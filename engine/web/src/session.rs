@@ -10,7 +10,7 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
 
 use crate::answer;
-use crate::browser::{now, sleep};
+use crate::browser::{graphics_name, now, sleep};
 use crate::catalog::Catalog;
 use crate::fit;
 use crate::host::{Host, Preference};
@@ -238,7 +238,7 @@ impl Shared {
 
     /// Looks which graphics adapter there is, and says which models it can run.
     async fn look(&self) {
-        let adapter = gpu::look_web().await;
+        let adapter = gpu::look_web(&graphics_name().await).await;
         let library = self.catalog.library();
         let name = adapter.as_ref().filter(|a| !a.software).map_or("", |a| &a.name);
         library.set_gpu(name);

@@ -23,7 +23,7 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    async fn open(adapter: &wgpu::Adapter, software: bool) -> Result<Self> {
+    async fn open(adapter: &wgpu::Adapter, software: bool, fallback: &str) -> Result<Self> {
         let info = adapter.get_info();
         let adapter_limits = adapter.limits();
         // WebGPU's defaults but for sizes of buffers: what passes natively then passes in every browser.
@@ -51,7 +51,7 @@ impl Gpu {
             keep_first(&on_lost, format!("it was lost ({message}); ask again to start it anew"));
         });
         let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
-        Ok(Self { device, queue, name: display_name(&info), software, subgroups, failure })
+        Ok(Self { device, queue, name: display_name(&info, fallback), software, subgroups, failure })
     }
 
     /// The first error that no call reported, if there was one.
@@ -153,14 +153,17 @@ fn describe(error: &wgpu::Error) -> String {
     }
 }
 
-fn display_name(info: &wgpu::AdapterInfo) -> String {
-    // Browsers may keep a card's name to themselves.
-    let name = if info.name.is_empty() { info.driver.as_str() } else { info.name.as_str() };
+/// What to call a card without a name: browsers may keep it to themselves.
+const NAMELESS: &str = "Graphics card";
+
+fn display_name(info: &wgpu::AdapterInfo, fallback: &str) -> String {
+    let known = [info.name.as_str(), info.driver.as_str(), fallback];
+    let name = known.into_iter().find(|name| !name.is_empty()).unwrap_or(NAMELESS);
     let interface = match info.backend {
         wgpu::Backend::BrowserWebGpu => "WebGPU".to_owned(),
         other => format!("{other:?}"),
     };
-    format!("{} ({interface})", if name.is_empty() { "Graphics card" } else { name })
+    format!("{name} ({interface})")
 }
 
 fn is_software(info: &wgpu::AdapterInfo) -> bool {
@@ -192,7 +195,7 @@ pub async fn open_native() -> Result<Gpu> {
                 format!("none of {names:?} has {wanted:?} in its name (WGPU_ADAPTER_NAME)")
             })
         })?;
-    Gpu::open(&adapter, is_software(&adapter.get_info())).await
+    Gpu::open(&adapter, is_software(&adapter.get_info()), NAMELESS).await
 }
 
 /// What a graphics adapter says about itself.
@@ -219,13 +222,14 @@ async fn web_adapter() -> Option<wgpu::Adapter> {
     instance.request_adapter(&options).await.ok()
 }
 
-/// What the browser's adapter says about itself, without opening it; `None` when the browser offers none.
+/// What the browser's adapter says about itself, without opening it; `None` when the browser offers none. `fallback` is
+/// what to call it if it has no name.
 #[cfg(target_arch = "wasm32")]
-pub async fn look_web() -> Option<Adapter> {
+pub async fn look_web(fallback: &str) -> Option<Adapter> {
     let adapter = web_adapter().await?;
     let (info, limits) = (adapter.get_info(), adapter.limits());
     Some(Adapter {
-        name: display_name(&info),
+        name: display_name(&info, fallback),
         software: is_software(&info),
         binding_bytes: limits.max_storage_buffer_binding_size,
         buffer_bytes: limits.max_buffer_size,
@@ -233,17 +237,18 @@ pub async fn look_web() -> Option<Adapter> {
 }
 
 /// Opens the browser's device, or answers `None` when the browser offers none, as it does for the first request after its
-/// graphics process ended. A software one fails unless `accept_software`: Sotto's own CPU path is faster.
+/// graphics process ended. A software one fails unless `accept_software`: Sotto's own CPU path is
+/// faster. `fallback` is what to call it if it has no name.
 #[cfg(target_arch = "wasm32")]
-pub async fn open_web(accept_software: bool) -> Result<Option<Gpu>> {
+pub async fn open_web(accept_software: bool, fallback: &str) -> Result<Option<Gpu>> {
     let Some(adapter) = web_adapter().await else { return Ok(None) };
     let info = adapter.get_info();
     let software = is_software(&info);
     if software && !accept_software {
         return Err(Error::Gpu(format!(
             "{} computes on the CPU, slower than Sotto's own CPU path",
-            display_name(&info)
+            display_name(&info, fallback)
         )));
     }
-    Gpu::open(&adapter, software).await.map(Some)
+    Gpu::open(&adapter, software, fallback).await.map(Some)
 }
