@@ -1,6 +1,6 @@
 // A server of a model's files that misbehaves on purpose: what it does with a request is decided by the test, request by request.
 import { createHash, randomFillSync } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { closeSync, fstatSync, openSync, readFileSync, readSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { REPOSITORY } from './chromium.mjs'
 /** @import { Handler } from './web.mjs' */
@@ -17,6 +17,31 @@ export const CHUNK = 8 << 20
  * @typedef {{ status?: number, headers?: Record<string, string>, cut?: boolean, whole?: boolean, page?: boolean, corrupt?: boolean, short?: number, etag?: string }} Trouble
  */
 
+/** A file too long to hold, in the two words of a buffer that a mirror speaks. */
+export class DiskFile {
+  #handle
+
+  /** @param {string} path */
+  constructor (path) {
+    this.#handle = openSync(path, 'r')
+    this.length = fstatSync(this.#handle).size
+  }
+
+  /** @param {number} from @param {number} [to] */
+  subarray (from, to = this.length) {
+    const part = Buffer.alloc(Math.max(0, Math.min(to, this.length) - from))
+    readSync(this.#handle, part, 0, part.length, from)
+    return part
+  }
+
+  close () {
+    closeSync(this.#handle)
+  }
+}
+
+/** The files of a folder, read as they are asked for. @param {string} folder @returns {Map<string, Buffer | DiskFile>} */
+export const filesOf = (folder) => new Map(readdirSync(folder).map((name) => [name, new DiskFile(join(folder, name))]))
+
 export class Mirror {
   /** @type {Asked[]} */
   asked = []
@@ -29,7 +54,7 @@ export class Mirror {
   /** Bytes sent, headers aside. */
   sent = 0
 
-  /** @param {Map<string, Buffer>} files by path, without a slash at the beginning @param {string} [folder] */
+  /** @param {Map<string, Buffer | DiskFile>} files by path, without a slash at the beginning @param {string} [folder] */
   constructor (files, folder = '/tiny/') {
     this.files = files
     this.folder = folder
@@ -57,7 +82,7 @@ export class Mirror {
     if (!file) return end(404)
     if (from >= file.length) return end(416)
     const part = range && !trouble.whole
-    let body = part ? file.subarray(from, to + 1) : file
+    let body = file.subarray(part ? from : 0, part ? Math.min(to + 1, file.length) : undefined)
     if (trouble.corrupt) {
       body = Buffer.from(body)
       body[body.length >> 1] ^= 1
@@ -84,7 +109,7 @@ export class Mirror {
   }
 }
 
-/** `sotto-manifest.json` of these files. @param {Map<string, Buffer>} files */
+/** `sotto-manifest.json` of these files. @param {Map<string, Buffer | DiskFile>} files */
 export function pinned (files) {
   return Buffer.from(JSON.stringify({
     version: 1, chunkBytes: CHUNK,
@@ -92,10 +117,10 @@ export function pinned (files) {
   }))
 }
 
-/** The hash of each chunk. @param {Buffer} bytes */
+/** The hash of each chunk. @param {Buffer | DiskFile} bytes */
 export function hashes (bytes) {
   const all = []
-  for (let at = 0; at < bytes.length; at += CHUNK) all.push(createHash('sha256').update(bytes.subarray(at, at + CHUNK)).digest('hex'))
+  for (let at = 0; at < bytes.length; at += CHUNK) all.push(createHash('sha256').update(bytes.subarray(at, Math.min(at + CHUNK, bytes.length))).digest('hex'))
   return all
 }
 
