@@ -567,10 +567,56 @@ pub fn replace_all(text: &str, results: &[(Range<usize>, String)]) -> String {
 
 const KEY_SENTENCES: &str = "Key sentences from this page";
 const CLOSEST: &str = "Closest passages";
+/// A text cut to fewer words is not worth an answer.
+const LEAST_WORDS: usize = 20;
 
 impl ModelEntry {
     /// Plans an action on a text; `history` holds the conversation's earlier turns about the same text, oldest first.
     pub fn plan(&self, action: &Action, subject: Subject<'_>, history: &[Turn]) -> Plan {
+        self.plan_with(action, subject, history, self.document_words())
+    }
+
+    /// The same for a model that leads, made to fit `context` tokens with the answer: the oldest turns go first, then the end of
+    /// the text, and it is said. `tokens` counts those of an attempt's prompt. A word limit alone does not hold: some scripts
+    /// take many tokens a word, and a conversation grows.
+    pub fn plan_within(
+        &self,
+        action: &Action,
+        subject: Subject<'_>,
+        history: &[Turn],
+        context: usize,
+        tokens: &dyn Fn(&Attempt) -> Result<usize>,
+    ) -> Result<Plan> {
+        let (mut kept, mut words) = (history, self.document_words().min(count_words(subject.text)));
+        loop {
+            let mut plan = self.plan_with(action, subject, kept, words);
+            let first = plan.drafts.first().filter(|_| self.leads).and_then(|step| step.attempts.first());
+            let Some(attempt) = first else { return Ok(plan) };
+            let (needed, room) = (tokens(attempt)?, context.saturating_sub(attempt.options.max_tokens as usize));
+            // What does not fit with so few words does not fit at all, and the generator says so.
+            if needed <= room || words < LEAST_WORDS {
+                if kept.len() < history.len() {
+                    plan.notices.push(format!(
+                        "The first turns of this conversation were left out: {} has no room for more.",
+                        self.spoken
+                    ));
+                }
+                return Ok(plan);
+            }
+            match kept.split_first() {
+                Some((_, newer)) => kept = newer,
+                // Words are not all of the same length: a tenth less than the proportion.
+                None => words = words * room / needed * 9 / 10,
+            }
+        }
+    }
+
+    /// Words that a model that leads reads of a text at most.
+    fn document_words(&self) -> usize {
+        self.recipes.document.as_ref().map_or(usize::MAX, |document| document.words)
+    }
+
+    fn plan_with(&self, action: &Action, subject: Subject<'_>, history: &[Turn], words: usize) -> Plan {
         let label =
             if self.leads { String::new() } else { format!("Draft by {}: check it against the page", self.name) };
         let mut plan = Plan { leads: self.leads, passages: None, drafts: Vec::new(), label, notices: Vec::new() };
@@ -607,7 +653,7 @@ impl ModelEntry {
             Input::Document if count_words(subject.text) > draft.total_words => {
                 plan.notices.push(self.too_long(subject.text, draft));
             }
-            Input::Document => plan.drafts.push(self.lead(draft, action, subject, history, &mut plan.notices)),
+            Input::Document => plan.drafts.push(self.lead(draft, action, subject, history, words, &mut plan.notices)),
             Input::Text => self.plan_text(draft, action, subject, &mut plan),
             Input::Pieces | Input::Sentences => self.plan_pieces(draft, action, subject, &mut plan),
         }
@@ -773,10 +819,11 @@ impl ModelEntry {
         action: &Action,
         subject: Subject<'_>,
         history: &[Turn],
+        words: usize,
         notices: &mut Vec<String>,
     ) -> DraftStep {
         let document = self.recipes.document.as_ref();
-        let text = document.map_or(subject.text, |d| cut_to_words(subject.text, d.words));
+        let text = cut_to_words(subject.text, words);
         let template = document.map_or("{text}", |d| d.template.as_str());
         let opening = fill(template, text, "", subject.title);
         if text.len() < subject.text.trim_end().len() {
@@ -1419,6 +1466,34 @@ mod tests {
         assert_eq!(messages[0], only(&first).messages[0]);
         assert_eq!(messages[1], Message { role: Role::Assistant, content: "It closes.".into() });
         assert_eq!(messages[2].content, "When?");
+    }
+
+    #[test]
+    fn a_prompt_is_made_to_fit_by_its_oldest_turns_then_by_its_text() {
+        let model = leading();
+        let letters = |attempt: &Attempt| Ok(attempt.messages.iter().map(|m| m.content.len()).sum());
+        let turn = |answer: &str| Turn { action: Action::Question("Lost?".into()), answer: answer.into() };
+        let history = [turn(&"a".repeat(300)), turn("It closes.")];
+        let within = |context: usize| {
+            let plan = model
+                .plan_within(&Action::Question("When?".into()), page(BRIDGE), &history, context, &letters)
+                .unwrap();
+            let (attempt, notices) = (only(&plan).clone(), plan.notices.join(" "));
+            (letters(&attempt).unwrap(), attempt.messages.len(), notices)
+        };
+        let (whole, turns, notices) = within(10_000);
+        assert_eq!(turns, 5);
+        assert!(!notices.contains("left out"), "{notices}");
+        // The answer's 400 tokens count.
+        let (length, turns, notices) = within(whole + 399);
+        assert!(length + 400 < whole + 399 && turns == 3 && notices.contains("left out"), "{length} {turns} {notices}");
+        let (length, turns, notices) = within(400 + 250);
+        assert!(length <= 250 && turns == 1 && notices.contains("words"), "{length} {turns} {notices}");
+        // Nothing fits: it is left to the generator to say so.
+        assert!(within(300).0 > 0);
+        // The starter's prompts are bounded by its recipes.
+        let starter = starter().plan_within(&Action::Explain, page(BRIDGE), &[], 10, &letters).unwrap();
+        assert_eq!(starter, self::starter().plan(&Action::Explain, page(BRIDGE), &[]));
     }
 
     #[test]

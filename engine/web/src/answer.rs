@@ -85,7 +85,7 @@ async fn round(shared: &Rc<Shared>, job: &Job, started: f64) -> Result<(), Broke
     let history: Vec<Turn> =
         job.turns.iter().map(|t| Turn { action: action(&t.task), answer: t.answer.clone() }).collect();
     let entry = shared.entry();
-    let plan = entry.plan(&action(&job.task), subject, &history);
+    let mut plan = entry.plan(&action(&job.task), subject, &history);
     if let Some(passages) = &plan.passages {
         let units = utf16_ranges(text, &passages.ranges);
         let items = passages.ranges.iter().zip(units).map(|(bytes, units)| Passage {
@@ -96,14 +96,33 @@ async fn round(shared: &Rc<Shared>, job: &Job, started: f64) -> Result<(), Broke
         let event = Event::Passages { label: passages.label.to_owned(), items: items.collect(), note: String::new() };
         shared.event(&job.request, event);
     }
-    for notice in &plan.notices {
-        shared.event(&job.request, Event::Notice { text: notice.clone() });
-    }
+    let tell = |plan: &Plan| {
+        for notice in &plan.notices {
+            shared.event(&job.request, Event::Notice { text: notice.clone() });
+        }
+    };
     if plan.drafts.is_empty() {
+        tell(&plan);
         shared.event(&job.request, Event::Done { stats: Stats::default() });
         return Ok(());
     }
+    if !plan.leads {
+        tell(&plan);
+    }
     let mut host = shared.take_host().await.map_err(Broken::Model)?;
+    if plan.leads {
+        let tokens =
+            |attempt: &Attempt| Ok(draft::prompt(attempt, &chat(&entry, &host.model)?, &host.model.tokenizer)?.len());
+        let context = host.generator.context();
+        match entry.plan_within(&action(&job.task), subject, &history, context, &tokens) {
+            Ok(fitting) => plan = fitting,
+            Err(error) => {
+                shared.return_host(host);
+                return Err(Broken::Request(could_not_go_on(&error)));
+            }
+        }
+        tell(&plan);
+    }
     let mut writer = Writer::new(shared, &entry, job, &mut host, started);
     let result = writer.write(&plan).await;
     let stats = writer.stats();
@@ -122,16 +141,16 @@ async fn round(shared: &Rc<Shared>, job: &Job, started: f64) -> Result<(), Broke
             message: format!("{} could not go on: {error}.", entry.name),
             next_step: "Try again; if it stays so, restart the browser.".to_owned(),
         })),
-        Err(error) => {
-            let code = if matches!(error, Error::ContextFull { .. }) {
-                FailureCode::TooLong
-            } else {
-                FailureCode::ModelFailed
-            };
-            let next_step = "Try again with a shorter text.".to_owned();
-            let message = format!("The model could not go on: {error}.");
-            Err(Broken::Request(Failure { code, message, next_step }))
-        }
+        Err(error) => Err(Broken::Request(could_not_go_on(&error))),
+    }
+}
+
+fn could_not_go_on(error: &Error) -> Failure {
+    let code = if matches!(error, Error::ContextFull { .. }) { FailureCode::TooLong } else { FailureCode::ModelFailed };
+    Failure {
+        code,
+        message: format!("The model could not go on: {error}."),
+        next_step: "Try again with a shorter text.".to_owned(),
     }
 }
 
