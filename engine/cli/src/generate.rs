@@ -119,10 +119,14 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<bool> {
             next(&mut generator)?;
         }
         let decode = start.elapsed().as_secs_f64();
+        let greedy = written_per_second(&mut generator, SamplerOptions::default(), new)?;
+        let sampled = written_per_second(&mut generator, SamplerOptions::usual(0), new)?;
         rows.push(serde_json::json!({
             "context": context,
             "prefill_tokens_per_second": context as f64 / prefill,
             "decode_tokens_per_second": new as f64 / decode,
+            "greedy_tokens_per_second": greedy,
+            "sampled_tokens_per_second": sampled,
         }));
     }
     let profile = match arguments.text("profile") {
@@ -132,6 +136,13 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<bool> {
     let report = serde_json::json!({ "profile": profile, "results": rows, "peak_memory_bytes": peak_memory() });
     println!("{report:#}");
     Ok(true)
+}
+
+/// Tokens a second when the device may choose them by itself.
+fn written_per_second(generator: &mut Generator, options: SamplerOptions, count: usize) -> Result<f64> {
+    let start = Instant::now();
+    let written = pollster::block_on(generator.write(&mut Sampler::new(options)?, 1, count))?;
+    Ok(written.len() as f64 / start.elapsed().as_secs_f64())
 }
 
 /// Microseconds of each kernel in a decode step at `position`, the best of several, by kernel and shape.

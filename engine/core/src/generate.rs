@@ -1,13 +1,13 @@
 //! From prompt ids to new ids: prefill in chunks, then one step per token, keeping the cache across turns.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::cpu::CpuExecutor;
 use crate::error::{Error, Result};
 use crate::gpu::GpuExecutor;
+use crate::kernels::sample::{self, Wish};
 use crate::recording::{BufferId, Recording, Step};
-use crate::sampler::argmax;
+use crate::sampler::{Random, Sampler, SamplerOptions};
 use crate::weights::{WeightId, WeightSink, WeightSpec};
 
 /// Steps that a graphics device is given ahead of the ids read back.
@@ -99,6 +99,27 @@ pub struct Generator {
     cached: Vec<u32>,
     /// Tokens to read before the next logits: the prompt's rest, or the token just chosen.
     pending: Vec<u32>,
+    decoding: Option<Decoding>,
+}
+
+/// Tokens that the device chooses by itself.
+struct Decoding {
+    options: SamplerOptions,
+    /// Runs ahead of the sampler's by the steps in flight.
+    random: Random,
+    /// What the first step reads, and the last token that came back: its keys and values are there.
+    first: Option<u32>,
+    last: u32,
+    /// Of the next step, and where the last one ends.
+    position: usize,
+    end: usize,
+}
+
+impl Decoding {
+    /// How the next step's token is drawn, unless greedily.
+    fn wish(&mut self) -> Option<Wish> {
+        (self.options.temperature != 0.0).then(|| Wish::new(&self.options, self.random.next_f64()))
+    }
 }
 
 /// What [`Generator::advance`] did.
@@ -116,7 +137,7 @@ pub enum Progress {
 impl Generator {
     /// Wraps an executor whose weights have streamed in. `context` is the number of positions it may use.
     pub fn new(executor: Executor, recording: Arc<Recording>, context: usize) -> Self {
-        Self { executor, recording, context, cached: Vec::new(), pending: Vec::new() }
+        Self { executor, recording, context, cached: Vec::new(), pending: Vec::new(), decoding: None }
     }
 
     /// Positions in use.
@@ -148,6 +169,7 @@ impl Generator {
         if prompt.len() > self.context {
             return Err(Error::ContextFull { tokens: prompt.len(), limit: self.context });
         }
+        self.stop_decoding();
         let shared = prompt.iter().zip(&self.cached).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
         let shared = if self.executor.can_resume(shared) { shared } else { 0 };
         self.cached.truncate(shared);
@@ -178,31 +200,71 @@ impl Generator {
         Ok(Progress::Logits(values))
     }
 
-    /// Writes `count` tokens greedily and returns them, without looking at the logits: on a graphics device the chosen id
-    /// stays there, and several steps are in flight.
-    pub async fn greedy(&mut self, first: u32, count: usize) -> Result<Vec<u32>> {
-        let count = count.min(self.context.saturating_sub(self.cached.len()));
-        let mut ids = Vec::with_capacity(count);
+    /// True when the device chooses tokens with these options by itself: see [`Self::start_decoding`].
+    pub fn can_choose(&self, options: &SamplerOptions) -> bool {
+        matches!(self.executor, Executor::Gpu(_)) && sample::serves(options)
+    }
+
+    /// Leaves the choice of at most `count` tokens to the graphics device, with several steps in flight; [`Self::next_token`]
+    /// brings them. They follow `first`, which was chosen before. Whoever takes one counts it in the sampler that chose:
+    /// [`Sampler::skip`].
+    pub fn start_decoding(&mut self, sampler: &Sampler, first: u32, count: usize) {
+        self.stop_decoding();
+        let position = self.cached.len();
+        let end = position.saturating_add(count).min(self.context);
+        let (options, random) = (sampler.options().clone(), sampler.random());
+        self.decoding = Some(Decoding { options, random, first: Some(first), last: first, position, end });
+    }
+
+    /// True from [`Self::start_decoding`] until the end of what it started.
+    pub fn is_decoding(&self) -> bool {
+        self.decoding.is_some()
+    }
+
+    /// The next token that the device chose; `None` when there are as many as were wanted, or the context is full.
+    pub async fn next_token(&mut self) -> Result<Option<u32>> {
+        let (Executor::Gpu(gpu), Some(decoding)) = (&mut self.executor, &mut self.decoding) else { return Ok(None) };
+        while decoding.position < decoding.end && gpu.in_flight() < STEPS_IN_FLIGHT {
+            gpu.reserve(decoding.position + 1).await?;
+            let wish = decoding.wish();
+            gpu.launch(decoding.position, decoding.first.take(), wish.as_ref())?;
+            decoding.position += 1;
+        }
+        if gpu.in_flight() == 0 {
+            return Ok(None);
+        }
+        let id = gpu.land().await?;
+        self.cached.push(std::mem::replace(&mut decoding.last, id));
+        Ok(Some(id))
+    }
+
+    /// Lets steps in flight run out unseen: what is cached is what was taken, but for the last token.
+    pub fn stop_decoding(&mut self) {
+        self.decoding = None;
         if let Executor::Gpu(gpu) = &mut self.executor {
-            gpu.reserve(self.cached.len() + count).await?;
-            let take = |id| {
+            gpu.abandon();
+        }
+    }
+
+    /// Writes at most `count` tokens after `first` and returns them, without showing logits where the device can choose.
+    pub async fn write(&mut self, sampler: &mut Sampler, first: u32, count: usize) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        if self.can_choose(sampler.options()) {
+            self.start_decoding(sampler, first, count);
+            while let Some(id) = self.next_token().await? {
+                sampler.skip();
                 ids.push(id);
-                ControlFlow::Continue(())
-            };
-            gpu.decode_greedy(first, self.cached.len(), count, STEPS_IN_FLIGHT, take).await?;
-            // Every id but the last was also read.
-            self.cached.push(first);
-            self.cached.extend_from_slice(&ids[..ids.len().saturating_sub(1)]);
+            }
             return Ok(ids);
         }
         let mut next = first;
         while ids.len() < count && self.accept(next) {
-            let logits = loop {
+            let mut logits = loop {
                 if let Progress::Logits(logits) = self.advance().await? {
                     break logits;
                 }
             };
-            next = argmax(&logits)?;
+            next = sampler.sample(&mut logits, &ids)?;
             ids.push(next);
         }
         Ok(ids)
@@ -210,6 +272,7 @@ impl Generator {
 
     /// Forgets every cached token.
     pub fn forget(&mut self) {
+        self.stop_decoding();
         self.cached.clear();
         self.pending.clear();
     }

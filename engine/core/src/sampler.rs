@@ -37,6 +37,11 @@ impl Default for SamplerOptions {
 }
 
 impl SamplerOptions {
+    /// How Gemma's own settings draw; for measurements.
+    pub fn usual(seed: u64) -> Self {
+        Self { temperature: 1.0, top_k: 64, top_p: 0.95, seed, ..Self::default() }
+    }
+
     /// Checks that every number is in its range.
     pub fn validate(&self) -> Result<()> {
         let bad = |what: &str, reason: &str| Err(Error::format(format!("sampling option {what}"), reason));
@@ -137,6 +142,18 @@ impl Sampler {
         &self.options
     }
 
+    /// The numbers that the next draws take, one a token; none are taken when the choice is greedy.
+    pub fn random(&self) -> Random {
+        self.random.clone()
+    }
+
+    /// Counts a token that a device chose as this sampler would have.
+    pub fn skip(&mut self) {
+        if self.options.temperature != 0.0 {
+            self.random.next_f64();
+        }
+    }
+
     /// Chooses the next token from `logits`, `[vocab]`, which it changes.
     ///
     /// `history` holds the ids that the repetition penalty counts: prompt and output as Hugging Face does, or the output alone.
@@ -180,8 +197,8 @@ impl Sampler {
     fn rank(&mut self, logits: &[f32], max: f32) {
         let temperature = f64::from(self.options.temperature);
         let weight = |logit: f32| libm::exp((f64::from(logit) - f64::from(max)) / temperature);
-        // Ids break ties, so that the order does not depend on the selection's inner workings.
-        let falling = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        // Ids break ties, so that the order does not depend on the selection's inner workings. Both zeros are equal.
+        let falling = |a: &(f32, u32), b: &(f32, u32)| (b.0 + 0.0).total_cmp(&(a.0 + 0.0)).then(a.1.cmp(&b.1));
         self.candidates.clear();
         self.candidates.extend(logits.iter().zip(0..).map(|(&logit, id)| (logit, id)));
         let top_k = match self.options.top_k as usize {
@@ -234,11 +251,17 @@ impl Sampler {
         self.candidates.truncate(keep);
     }
 
-    /// How many ranked candidates min-p leaves; at least one. The first weight is 1.
+    /// How many ranked candidates min-p leaves, none that is impossible; at least one. The first weight is 1.
     fn cut(&self) -> usize {
         let floor = f64::from(self.options.min_p);
-        self.weights.iter().take_while(|&&w| w >= floor).count().max(1)
+        self.weights.iter().take_while(|&&w| w >= floor && w > 0.0).count().max(1)
     }
+}
+
+/// What is said of logits that no model can mean.
+pub(crate) fn damaged(what: &str) -> Error {
+    let reason = "the weights are damaged or the device computes wrongly; load the model again, or use the CPU";
+    Error::format("logits", format!("{what}: {reason}"))
 }
 
 /// The id of the largest logit, the first of equals.
@@ -246,12 +269,7 @@ pub fn argmax(logits: &[f32]) -> Result<u32> {
     let mut best = (f32::NEG_INFINITY, None);
     for (&logit, id) in logits.iter().zip(0_u32..) {
         if logit.is_nan() || logit == f32::INFINITY {
-            return Err(Error::format(
-                "logits",
-                format!(
-                    "the value for token {id} is {logit}: the weights are damaged or the device computes wrongly; load the model again, or use the CPU"
-                ),
-            ));
+            return Err(damaged(&format!("the value for token {id} is {logit}")));
         }
         if logit > best.0 || best.1.is_none() {
             best = (logit, Some(id));

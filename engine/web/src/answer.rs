@@ -334,42 +334,78 @@ impl<'a> Writer<'a> {
         }
         let mut writer = draft::Writer::new(&attempt, &host.model.tokenizer, &stop_ids, &|| host.guard_tables())?;
         let words: usize = attempt.messages.iter().map(|m| count_words(&m.content)).sum();
-        let Some(mut logits) = self.read_prompt(&prompt, words).await? else { return Ok(None) };
+        let Some(logits) = self.read_prompt(&prompt, words).await? else { return Ok(None) };
         let from = now();
+        let is_whole = self.write_on(&mut writer, &prompt, words, logits, streams).await;
+        self.host.generator.stop_decoding();
+        self.decode_ms += now() - from;
+        Ok(is_whole?.then(|| Output { text: writer.text().to_owned(), ended: writer.ended() }))
+    }
+
+    /// Writes to the answer's end, from the logits after its prompt; false when the user stopped it.
+    async fn write_on(
+        &mut self,
+        writer: &mut draft::Writer,
+        prompt: &[u32],
+        words: usize,
+        mut logits: Vec<f32>,
+        streams: bool,
+    ) -> sotto_core::Result<bool> {
+        let mut step = writer.step(&mut logits, &self.host.model.tokenizer)?;
+        self.start_decoding(writer, &step);
+        let mut counted = 0;
         loop {
-            let before = writer.ids().len();
-            let step = writer.step(&mut logits, &self.host.model.tokenizer)?;
-            self.written += (writer.ids().len() - before) as u32;
+            self.written += (writer.ids().len() - counted) as u32;
+            counted = writer.ids().len();
             if streams {
                 self.say(&step.text);
             }
-            let Some(id) = step.token else { break };
-            if !self.host.generator.accept(id) {
-                break;
-            }
+            let Some(id) = step.token else { return Ok(true) };
             self.pause.wait().await;
             if self.shared.should_stop(&self.job.request) {
-                self.decode_ms += now() - from;
-                return Ok(None);
+                return Ok(false);
             }
-            logits = match self.next_logits().await {
+            step = match self.next_step(writer, id).await {
                 Err(Error::Gpu(why)) => {
                     self.restart(why).await?;
                     // The draw's state is the writer's, so the answer goes on as it would have.
                     let read = self.read;
-                    let all = [prompt.as_slice(), writer.ids()].concat();
-                    let Some(logits) = self.read_prompt(&all, words).await? else {
-                        self.decode_ms += now() - from;
-                        return Ok(None);
-                    };
+                    let all = [prompt, writer.ids()].concat();
+                    let Some(mut logits) = self.read_prompt(&all, words).await? else { return Ok(false) };
                     self.read = read;
-                    logits
+                    let step = writer.step(&mut logits, &self.host.model.tokenizer)?;
+                    self.start_decoding(writer, &step);
+                    step
                 }
-                logits => logits?,
+                step => match step? {
+                    Some(step) => step,
+                    None => return Ok(true),
+                },
             };
         }
-        self.decode_ms += now() - from;
-        Ok(Some(Output { text: writer.text().to_owned(), ended: writer.ended() }))
+    }
+
+    /// Leaves what follows a step to the graphics device, if nothing but the sampler has a say in it.
+    fn start_decoding(&mut self, writer: &draft::Writer, step: &draft::Step) {
+        let generator = &mut self.host.generator;
+        if let (Some(id), Some(sampler)) = (step.token, writer.sampler().filter(|s| generator.can_choose(s.options())))
+        {
+            generator.start_decoding(sampler, id, writer.left());
+        }
+    }
+
+    /// The step after token `id`; `None` when the context is full.
+    async fn next_step(&mut self, writer: &mut draft::Writer, id: u32) -> sotto_core::Result<Option<draft::Step>> {
+        let generator = &mut self.host.generator;
+        if generator.is_decoding() {
+            let id = generator.next_token().await?;
+            return Ok(id.map(|id| writer.take(id, &self.host.model.tokenizer)));
+        }
+        if !generator.accept(id) {
+            return Ok(None);
+        }
+        let mut logits = self.next_logits().await?;
+        writer.step(&mut logits, &self.host.model.tokenizer).map(Some)
     }
 
     fn chat(&self) -> sotto_core::Result<ChatFormat> {

@@ -4,7 +4,7 @@ use sotto_core::check;
 use sotto_core::cpu::CpuPath;
 use sotto_core::generate::{Generator, Progress};
 use sotto_core::model::Stages;
-use sotto_core::sampler::argmax;
+use sotto_core::sampler::{Sampler, SamplerOptions, argmax};
 use sotto_core::tokenizer::{Specials, Tokenizer};
 use sotto_core::{Error, Result};
 use wasm_bindgen::prelude::*;
@@ -139,7 +139,7 @@ impl Lab {
         }
         let decode = now() - start;
         let start = now();
-        let written = generator.greedy(first, new_tokens).await?.len();
+        let written = generator.write(&mut Sampler::new(SamplerOptions::default())?, first, new_tokens).await?.len();
         let greedy = now() - start;
         let report = serde_json::json!({
             "device": self.host.device.name,

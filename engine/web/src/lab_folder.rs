@@ -10,7 +10,7 @@ use sotto_core::formats::{HuggingFaceTexts, ModelDescription, Safetensors};
 use sotto_core::generate::{Executor, Generator};
 use sotto_core::gpu::{self, GpuExecutor, Options};
 use sotto_core::model::{Network, Stages};
-use sotto_core::sampler::argmax;
+use sotto_core::sampler::{Sampler, SamplerOptions, argmax};
 use sotto_core::weights::{WeightSink, WeightStream, Zeroed};
 use sotto_core::{Error, Result};
 use wasm_bindgen::prelude::*;
@@ -121,7 +121,7 @@ impl FolderLab {
     }
 
     /// Reads `prompt_tokens` ids spread over the vocabulary, then writes `new_tokens` greedily, first with each token's logits
-    /// on the CPU, then with the choice left to the device. Answers JSON.
+    /// on the CPU, then with the choice left to the device, and as many drawn there. Answers JSON.
     pub async fn bench(&mut self, prompt_tokens: u32, new_tokens: u32) -> core::result::Result<String, JsError> {
         self.run_bench(prompt_tokens, new_tokens as usize).await.map_err(thrown)
     }
@@ -165,8 +165,12 @@ impl FolderLab {
         }
         let decode = now() - start;
         let start = now();
-        let written = generator.greedy(first, new_tokens).await?;
+        let written = generator.write(&mut Sampler::new(SamplerOptions::default())?, first, new_tokens).await?;
         let greedy = now() - start;
+        let last = written.last().copied().unwrap_or(first);
+        let start = now();
+        let drawn = generator.write(&mut Sampler::new(SamplerOptions::usual(0))?, last, new_tokens).await?;
+        let sampled = now() - start;
         let per_second = |count: usize, ms: f64| count as f64 / ms * 1000.0;
         let report = serde_json::json!({
             "loadMs": self.load_ms,
@@ -176,9 +180,11 @@ impl FolderLab {
             "prefillTokensPerSecond": per_second(prompt_tokens as usize, prefill),
             "decodeTokensPerSecond": per_second(looked_at, decode),
             "greedyTokensPerSecond": per_second(written.len(), greedy),
+            "sampledTokensPerSecond": per_second(drawn.len(), sampled),
             "wasmMemoryBytes": memory_bytes(),
             "ids": ids,
             "greedyIds": written,
+            "sampledIds": drawn,
         });
         Ok(report.to_string())
     }

@@ -104,14 +104,30 @@ impl Gpu {
         bytes: u64,
         submission: Option<wgpu::SubmissionIndex>,
     ) -> Result<Vec<u8>> {
+        Ok(self.end_map(self.begin_map(staging.clone(), bytes), submission).await?.0)
+    }
+
+    /// Asks for `bytes` of a staging buffer as soon as what was submitted so far has run.
+    pub(super) fn begin_map(&self, staging: wgpu::Buffer, bytes: u64) -> Mapping {
         let (done, mapped) = signal();
         staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| done.send(result));
+        Mapping { staging, bytes, mapped }
+    }
+
+    /// Waits for what [`Self::begin_map`] asked for and copies it out; gives the buffer back.
+    pub(super) async fn end_map(
+        &self,
+        mapping: Mapping,
+        submission: Option<wgpu::SubmissionIndex>,
+    ) -> Result<(Vec<u8>, wgpu::Buffer)> {
+        let failed = |e: &dyn std::fmt::Display| Error::Gpu(format!("reading back: {e}"));
+        let Mapping { staging, bytes, mapped } = mapping;
         self.pump(submission)?;
         self.check()?;
-        mapped.await.map_err(|e| self.check().err().unwrap_or_else(|| Error::Gpu(format!("reading back: {e}"))))?;
-        let copy = staging.get_mapped_range(0..bytes).map_err(|e| Error::Gpu(format!("reading back: {e}")))?.to_vec();
+        mapped.await.map_err(|e| self.check().err().unwrap_or_else(|| failed(&e)))?;
+        let copy = staging.get_mapped_range(0..bytes).map_err(|e| failed(&e))?.to_vec();
         staging.unmap();
-        Ok(copy)
+        Ok((copy, staging))
     }
 
     /// Natively callbacks run while the device is polled; a browser runs them by itself.
@@ -127,6 +143,13 @@ impl Gpu {
     fn pump(&self, _: Option<wgpu::SubmissionIndex>) -> Result<()> {
         Ok(())
     }
+}
+
+/// Bytes on their way back; see [`Gpu::begin_map`].
+pub(super) struct Mapping {
+    staging: wgpu::Buffer,
+    bytes: u64,
+    mapped: Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
 }
 
 /// A point of a device's queue; see [`Gpu::fence`].

@@ -1,17 +1,19 @@
 //! Runs a recording on the graphics device: one submit and one compute pass for each step, nothing created on the way.
 
 use std::collections::VecDeque;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::kernels::quantize::Codes;
 use crate::kernels::rope::angles;
-use crate::kernels::{Op, argmax};
+use crate::kernels::sample::Wish;
+use crate::kernels::{Op, argmax, sample};
 use crate::recording::{BufferId, KvInfo, Recording, Rows, Step};
 use crate::weights::{WeightId, WeightSink, WeightSpec, WeightTable};
 
 use super::device::Gpu;
+use super::flight::Flight;
 use super::pipelines::Pipelines;
 use super::plan::{Plan, Planned};
 use super::shader::{Access, Dispatch, Mode, Planner, Resource, params};
@@ -48,8 +50,6 @@ params! {
 const ALIGNMENT: u64 = 256;
 /// A ring holds so many windows: a conversation may be resumed that far before its end.
 const RING_WINDOWS: usize = 3;
-/// Ids that [`GpuExecutor::decode_greedy`] has under way at most.
-const MOST_IN_FLIGHT: usize = 8;
 /// Timestamps of a query set.
 const MOST_QUERIES: usize = 4096;
 /// What activations, caches and scratch are for.
@@ -57,7 +57,7 @@ const STORAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
 
 /// A dispatch with its pipeline and bind group.
-struct Bound {
+pub(super) struct Bound {
     dispatch: Dispatch,
     ops_done: usize,
     slot: u64,
@@ -73,14 +73,16 @@ struct Activation {
 }
 
 /// Everything a bind group may name.
-struct Buffers {
+pub(super) struct Buffers {
     weights: GpuWeights,
     shared: Vec<wgpu::Buffer>,
     activations: Vec<Activation>,
     keys: Vec<wgpu::Buffer>,
     values: Vec<wgpu::Buffer>,
     angles: Vec<wgpu::Buffer>,
-    tokens: wgpu::Buffer,
+    pub(super) tokens: wgpu::Buffer,
+    /// How the next token is drawn.
+    pub(super) wish: wgpu::Buffer,
     step: wgpu::Buffer,
     params: wgpu::Buffer,
     scratch: wgpu::Buffer,
@@ -92,26 +94,28 @@ struct Buffers {
 
 /// A recording on the graphics device.
 pub struct GpuExecutor {
-    gpu: Gpu,
-    recording: Arc<Recording>,
+    pub(super) gpu: Gpu,
+    pub(super) recording: Arc<Recording>,
     options: Options,
     /// Rows of the smallest embedding table: ids are below.
     vocabulary: usize,
-    buffers: Buffers,
+    pub(super) buffers: Buffers,
     pipelines: Pipelines,
     /// For steps of one token, and of any number.
     decode: Vec<Bound>,
     prefill: Vec<Bound>,
-    /// After `decode`: the most likely token becomes the next step's input.
-    argmax: Vec<Bound>,
+    /// After `decode`: the likeliest token, or one that is drawn, becomes the next step's input.
+    pub(super) argmax: Vec<Bound>,
+    pub(super) sample: Vec<Bound>,
     /// Positions the caches hold now.
     capacity: usize,
     /// What positions are masked with to find their row, by cache.
     rings: Vec<u32>,
     /// The end of the positions that rings hold.
     ring_end: usize,
-    /// Where ids come back.
-    staging: Vec<wgpu::Buffer>,
+    /// Steps whose ids have not come back, and buffers for those of others.
+    pub(super) flights: VecDeque<Flight>,
+    pub(super) ids_staging: Vec<wgpu::Buffer>,
     /// Readback buffer of [`Self::run_for_logits`].
     logits_staging: Option<wgpu::Buffer>,
 }
@@ -139,9 +143,9 @@ impl GpuExecutor {
         let planner = |mode| Planner { recording, table, matrices: &weights, places: &placed, rings: &rings, mode };
         let decode = plan.dispatches(&planner(Mode::Decode))?;
         let prefill = plan.dispatches(&planner(Mode::Prefill))?;
-        let argmax = plan.argmax(&planner(Mode::Decode))?;
+        let [argmax, sample] = plan.choices(&planner(Mode::Decode))?;
 
-        let slots = (decode.len() + prefill.len() + argmax.len()).max(1) as u64;
+        let slots = (decode.len() + prefill.len() + argmax.len() + sample.len()).max(1) as u64;
         let buffer = |label: &str, size: u64, usage| {
             gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
@@ -171,6 +175,7 @@ impl GpuExecutor {
                     values: caches(),
                     angles: recording.rope.iter().map(|f| buffer("angles", angle_bytes(f.len()), STORAGE)).collect(),
                     tokens: buffer("tokens", (options.max_tokens * 4) as u64, STORAGE),
+                    wish: buffer("wish", size_of::<Wish>() as u64, STORAGE),
                     step: buffer("step", 16, uniform),
                     params: buffer("params", slots * ALIGNMENT, uniform),
                     scratch: buffer("scratch", scratch_bytes(recording, capacity), STORAGE),
@@ -196,10 +201,12 @@ impl GpuExecutor {
             decode: Vec::new(),
             prefill: Vec::new(),
             argmax: Vec::new(),
+            sample: Vec::new(),
             capacity,
             rings,
             ring_end: 0,
-            staging: Vec::new(),
+            flights: VecDeque::new(),
+            ids_staging: Vec::new(),
             logits_staging: None,
         };
         gpu.guarded("a shader was refused", || {
@@ -207,6 +214,7 @@ impl GpuExecutor {
             executor.decode = executor.bind(decode, &mut slot)?;
             executor.prefill = executor.bind(prefill, &mut slot)?;
             executor.argmax = executor.bind(argmax, &mut slot)?;
+            executor.sample = executor.bind(sample, &mut slot)?;
             Ok(())
         })
         .await?;
@@ -384,52 +392,6 @@ impl GpuExecutor {
         Ok(())
     }
 
-    /// Decodes greedily from token `first` at `position`, at most `count` ids, up to `in_flight` steps ahead of the CPU.
-    ///
-    /// Each id goes to `take`, which may stop; steps under way then run out unseen. Returns how many ids were taken. The
-    /// caches then hold what the caller knows: `position + taken` tokens.
-    pub async fn decode_greedy(
-        &mut self,
-        first: u32,
-        position: usize,
-        count: usize,
-        in_flight: usize,
-        mut take: impl FnMut(u32) -> ControlFlow<()>,
-    ) -> Result<usize> {
-        if self.argmax.is_empty() {
-            return Err(no_logits());
-        }
-        let in_flight = in_flight.clamp(1, MOST_IN_FLIGHT);
-        while self.staging.len() < in_flight {
-            let staging = self.staging_buffer(4);
-            self.staging.push(staging);
-        }
-        let mut free: Vec<usize> = (0..in_flight).collect();
-        let mut flying = VecDeque::new();
-        let (mut started, mut taken, mut stopped) = (0, 0, false);
-        loop {
-            while started < count
-                && !stopped
-                && let Some(staging) = free.pop()
-            {
-                let step = Step { position: position + started, tokens: 1 };
-                self.begin(step, (started == 0).then_some(&[first][..]))?;
-                let mut encoder = self.encoder();
-                self.encode(&mut encoder, step, 0..self.recording.ops.len(), &self.argmax)?;
-                encoder.copy_buffer_to_buffer(&self.buffers.tokens, 0, &self.staging[staging], 0, 4);
-                flying.push_back((staging, self.gpu.queue.submit([encoder.finish()])));
-                started += 1;
-            }
-            let Some((staging, submission)) = flying.pop_front() else { return Ok(taken) };
-            let id = self.gpu.map(&self.staging[staging], 4, Some(submission)).await?;
-            free.push(staging);
-            if !stopped {
-                taken += 1;
-                stopped = take(bytemuck::pod_read_unaligned(&id)).is_break();
-            }
-        }
-    }
-
     /// Makes room for `positions` in the caches, and says so in words when there is none.
     pub async fn reserve(&mut self, positions: usize) -> Result<()> {
         if positions <= self.capacity {
@@ -484,7 +446,8 @@ impl GpuExecutor {
         self.gpu.queue.submit([encoder.finish()]);
         self.buffers.scratch = buffer("scratch", scratch_bytes(&self.recording, capacity));
         self.capacity = capacity;
-        for bound in self.decode.iter_mut().chain(&mut self.prefill).chain(&mut self.argmax) {
+        let steps = self.decode.iter_mut().chain(&mut self.prefill);
+        for bound in steps.chain(&mut self.argmax).chain(&mut self.sample) {
             let grown = |r: &Resource| matches!(r, Resource::Keys(_) | Resource::Values(_) | Resource::Scratch);
             if bound.dispatch.resources.iter().any(grown) {
                 let layout = &self.pipelines.get(bound.pipeline).layout;
@@ -495,7 +458,7 @@ impl GpuExecutor {
     }
 
     /// Checks a step, makes room for it and writes what it needs. Without `tokens` they are on the device already.
-    fn begin(&mut self, step: Step, tokens: Option<&[u32]>) -> Result<()> {
+    pub(super) fn begin(&mut self, step: Step, tokens: Option<&[u32]>) -> Result<()> {
         let given = tokens.map_or(step.tokens, <[u32]>::len);
         if given != step.tokens || given == 0 || given > self.options.max_tokens {
             return Err(Error::Shape {
@@ -533,7 +496,13 @@ impl GpuExecutor {
     }
 
     /// Encodes the dispatches of `ops`, and `last` after them, as one pass.
-    fn encode(&self, encoder: &mut wgpu::CommandEncoder, step: Step, ops: Range<usize>, last: &[Bound]) -> Result<()> {
+    pub(super) fn encode(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        step: Step,
+        ops: Range<usize>,
+        last: &[Bound],
+    ) -> Result<()> {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         let mut pipeline = usize::MAX;
         let wanted = self.plan(step).iter().filter(|b| b.ops_done > ops.start && b.ops_done <= ops.end);
@@ -586,11 +555,11 @@ impl GpuExecutor {
         Ok(staging)
     }
 
-    fn encoder(&self) -> wgpu::CommandEncoder {
+    pub(super) fn encoder(&self) -> wgpu::CommandEncoder {
         self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
     }
 
-    fn staging_buffer(&self, size: u64) -> wgpu::Buffer {
+    pub(super) fn staging_buffer(&self, size: u64) -> wgpu::Buffer {
         self.gpu.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("readback"),
             size,
@@ -642,6 +611,7 @@ impl Buffers {
                         Resource::Values(slot) => self.values.get(slot.0 as usize),
                         Resource::Angles(table) => self.angles.get(table.0 as usize),
                         Resource::Tokens => Some(&self.tokens),
+                        Resource::Wish => Some(&self.wish),
                         Resource::Scratch => Some(&self.scratch),
                         Resource::Unused if *access == Access::Write => Some(&self.unwritten),
                         Resource::Unused => Some(&self.unused),
@@ -696,7 +666,8 @@ fn scratch_bytes(recording: &Recording, positions: usize) -> u64 {
         Op::Attention(op) => op.scratch_bytes(recording, positions),
         _ => 0,
     });
-    let logits = recording.logits.map_or(0, |id| argmax::scratch_bytes(recording.info(id).cols));
+    let cols = recording.logits.map_or(1, |id| recording.info(id).cols);
+    let logits = argmax::scratch_bytes(cols).max(sample::scratch_bytes(cols));
     needs.max().unwrap_or(0).max(logits).max(16)
 }
 
@@ -721,6 +692,6 @@ fn cache_rows(ring: u32, positions: usize) -> usize {
     positions.min((ring as usize).saturating_add(1))
 }
 
-fn no_logits() -> Error {
+pub(super) fn no_logits() -> Error {
     Error::Gpu("this recording has no logits".into())
 }

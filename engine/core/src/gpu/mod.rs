@@ -2,6 +2,7 @@
 
 mod device;
 mod executor;
+mod flight;
 mod fuse;
 mod layout;
 mod pipelines;

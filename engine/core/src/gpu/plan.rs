@@ -12,7 +12,7 @@ use crate::kernels::matmul::{MOST, Products, Store};
 use crate::kernels::norm_chain::NormChain;
 use crate::kernels::packed_matmul::Extras;
 use crate::kernels::quantize::Codes;
-use crate::kernels::{Argmax, Attention, GatedActivation, KvAppend, MatMul, Op, RmsNorm, Rope, SoftCap};
+use crate::kernels::{Argmax, Attention, GatedActivation, KvAppend, MatMul, Op, RmsNorm, Rope, Sample, SoftCap};
 use crate::recording::{BufferId, Recording};
 use crate::weights::{WeightId, WeightTable};
 
@@ -365,12 +365,12 @@ impl<'a> Plan<'a> {
         Ok(all)
     }
 
-    /// Greedy sampling after the last operation.
-    pub(super) fn argmax(&self, planner: &Planner<'_>) -> Result<Vec<Planned>> {
-        let Some(logits) = self.recording.logits else { return Ok(Vec::new()) };
+    /// The choice of a token after the last operation: the likeliest, and one that is drawn.
+    pub(super) fn choices(&self, planner: &Planner<'_>) -> Result<[Vec<Planned>; 2]> {
+        let Some(logits) = self.recording.logits else { return Ok([Vec::new(), Vec::new()]) };
         let ops_done = self.recording.ops.len();
-        let dispatches = Argmax { logits }.dispatches(planner)?.into_iter();
-        Ok(dispatches.map(|dispatch| Planned { dispatch, ops_done }).collect())
+        let dispatches = [Argmax { logits }.dispatches(planner)?, Sample { logits }.dispatches(planner)?];
+        Ok(dispatches.map(|all| all.into_iter().map(|dispatch| Planned { dispatch, ops_done }).collect()))
     }
 
     /// WebGPU forbids one buffer to be read and written through different bindings of a dispatch.

@@ -9,10 +9,11 @@ use crate::weights::{WeightId, WeightTable};
 use super::layout::Packing;
 
 /// Every shader file, by its path under `shaders/`. A module is whole files, one after the other.
-pub const FILES: [(&str, &str); 19] = [
+pub const FILES: [(&str, &str); 21] = [
     ("lib/activation.wgsl", include_str!("../../../../shaders/lib/activation.wgsl")),
     ("lib/grid.wgsl", include_str!("../../../../shaders/lib/grid.wgsl")),
     ("lib/matrix.wgsl", include_str!("../../../../shaders/lib/matrix.wgsl")),
+    ("lib/rank.wgsl", include_str!("../../../../shaders/lib/rank.wgsl")),
     ("lib/step.wgsl", include_str!("../../../../shaders/lib/step.wgsl")),
     ("argmax.wgsl", include_str!("../../../../shaders/argmax.wgsl")),
     ("attention.wgsl", include_str!("../../../../shaders/attention.wgsl")),
@@ -28,6 +29,7 @@ pub const FILES: [(&str, &str); 19] = [
     ("quantize.wgsl", include_str!("../../../../shaders/quantize.wgsl")),
     ("rms_norm.wgsl", include_str!("../../../../shaders/rms_norm.wgsl")),
     ("rope.wgsl", include_str!("../../../../shaders/rope.wgsl")),
+    ("sample.wgsl", include_str!("../../../../shaders/sample.wgsl")),
     ("soft_cap.wgsl", include_str!("../../../../shaders/soft_cap.wgsl")),
 ];
 
@@ -126,6 +128,8 @@ pub enum Resource {
     Angles(RopeTable),
     /// The step's token ids.
     Tokens,
+    /// How a token is drawn.
+    Wish,
     /// Scratch of at least so many bytes at the longest context; its contents live until the next dispatch.
     Scratch,
     /// A binding that the dispatch neither reads nor writes.
@@ -281,7 +285,7 @@ pub(crate) type Variant = (&'static Shader, Constants);
 pub(crate) fn variants() -> Vec<Variant> {
     use crate::kernels::{
         argmax, attention, embed, gated_activation, grouped_attention, head_norms, kv_append, last_row, matmul,
-        norm_chain, packed_matmul, quantize, rms_norm, rope, soft_cap,
+        norm_chain, packed_matmul, quantize, rms_norm, rope, sample, soft_cap,
     };
     let plain = [
         &argmax::SHADER,
@@ -293,6 +297,9 @@ pub(crate) fn variants() -> Vec<Variant> {
         &last_row::SHADER,
         &quantize::SHADER,
         &rope::SHADER,
+        &sample::PART,
+        &sample::JOIN,
+        &sample::DRAW,
         &soft_cap::SHADER,
     ];
     let mut all: Vec<Variant> = plain.into_iter().map(|shader| (shader, Vec::new())).collect();

@@ -7,7 +7,7 @@ use crate::check::fixture::{self, Ranges};
 use crate::cpu::{CpuExecutor, CpuPath};
 use crate::error::Result;
 use crate::formats::disk::DiskModel;
-use crate::generate::{Executor, Generator};
+use crate::generate::{Executor, Generator, Progress};
 use crate::kernels::attention::Attention;
 use crate::kernels::embed::Embed;
 use crate::kernels::gated_activation::{Activation, GatedActivation};
@@ -16,6 +16,7 @@ use crate::kernels::last_row::LastRow;
 use crate::kernels::matmul::{MatMul, StaticRange, Store};
 use crate::kernels::rms_norm::{Gain, RmsNorm};
 use crate::kernels::rope::{Pairing, Rope};
+use crate::kernels::sample::{self, Wish};
 use crate::kernels::soft_cap::SoftCap;
 use crate::kernels::{argmax, attention, gated_activation, matmul, rms_norm, rope, soft_cap};
 use crate::model::Network;
@@ -24,6 +25,7 @@ use crate::models::llama_config::{LlamaConfig, LlamaLayer, LlamaTensors};
 use crate::models::{Linear, gemma4, llama};
 use crate::quant::QuantType;
 use crate::recording::{BufferId, KvInfo, Recording, RopeTable, Rows, Step};
+use crate::sampler::{BANNED, Sampler, SamplerOptions};
 use crate::weights::{Location, WeightId, WeightRole, WeightSink, WeightSpec, WeightTable, Zeroed};
 
 use super::testing::{Random, assert_close, open, weights};
@@ -630,42 +632,200 @@ fn greedy_decoding_feeds_tokens_back_on_the_device() {
     }
     for in_flight in [1, 2, 4] {
         let mut got = vec![7];
-        let take = |id| {
-            got.push(id);
-            std::ops::ControlFlow::Continue(())
-        };
-        assert_eq!(pollster::block_on(executor.decode_greedy(7, 0, 20, in_flight, take)).unwrap(), 20);
+        for i in 0..20 {
+            executor.launch(i, (i == 0).then_some(7), None).unwrap();
+            while executor.in_flight() == in_flight || i == 19 && executor.in_flight() > 0 {
+                got.push(pollster::block_on(executor.land()).unwrap());
+            }
+        }
         assert_eq!(got, want);
-        let mut seen = 0;
-        let stop = |_| {
-            seen += 1;
-            if seen == 5 { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
-        };
-        assert_eq!(pollster::block_on(executor.decode_greedy(7, 0, 20, in_flight, stop)).unwrap(), 5);
+        // Steps that nobody waits for any more do not disturb the next ones.
+        executor.launch(0, Some(3), None).unwrap();
+        executor.launch(1, None, None).unwrap();
+        executor.abandon();
+        assert_eq!(executor.in_flight(), 0);
     }
+    assert!(pollster::block_on(executor.land()).is_err());
+}
+
+/// A recording of logits alone, which the test writes.
+fn bare_logits(gpu: &Gpu, v: usize) -> (GpuExecutor, BufferId) {
+    let mut bench = Bench::default();
+    let logits = bench.buffer("logits", Rows::One, v);
+    bench.recording.logits = Some(logits);
+    (bench.executor(gpu), logits)
+}
+
+/// What the device chooses of logits.
+fn choose(executor: &mut GpuExecutor, logits: BufferId, values: &[f32], wish: Option<&Wish>) -> Result<u32> {
+    executor.write(logits, values).unwrap();
+    executor.launch(0, Some(0), wish).unwrap();
+    pollster::block_on(executor.land())
 }
 
 #[test]
 fn argmax_takes_the_lowest_of_equals() {
     let Some(gpu) = open() else { return };
     for v in [1, 3, 255, 256, 257, 1000, 4097, 12_290] {
-        let mut bench = Bench::default();
-        let logits = bench.buffer("logits", Rows::One, v);
-        bench.recording.logits = Some(logits);
-        let mut executor = bench.executor(&gpu);
+        let (mut executor, logits) = bare_logits(&gpu, v);
         for top in [0, v / 2, v - 1] {
             let mut values: Vec<f32> = Random::new(v as u64).values(v).iter().map(|x| x - 5.0).collect();
             values[top] = -1.0;
             values[(top + v / 3).min(v - 1)] = -1.0;
-            executor.write(logits, &values).unwrap();
-            let mut got = None;
-            let take = |id| {
-                got = Some(id);
-                std::ops::ControlFlow::Break(())
-            };
-            pollster::block_on(executor.decode_greedy(0, 0, 1, 1, take)).unwrap();
-            assert_eq!(got, Some(argmax::reference(&values)));
+            let got = choose(&mut executor, logits, &values, None).unwrap();
+            assert_eq!(got, argmax::reference(&values));
         }
+        let least = vec![f32::NEG_INFINITY; v];
+        assert_eq!(choose(&mut executor, logits, &least, None).unwrap(), 0);
+        let mut zeros = vec![-0.0; v];
+        zeros[v - 1] = 0.0;
+        assert_eq!(choose(&mut executor, logits, &zeros, None).unwrap(), 0, "both zeros are equal");
+    }
+}
+
+#[test]
+fn damaged_logits_are_an_error_on_the_device_too() {
+    let Some(gpu) = open() else { return };
+    let wish = Wish::new(&SamplerOptions::usual(0), 0.5);
+    for v in [7, 5000] {
+        let (mut executor, logits) = bare_logits(&gpu, v);
+        for (at, bad) in [(0, f32::NAN), (v - 1, -f32::NAN), (v / 2, f32::INFINITY)] {
+            let mut values = Random::new(5).values(v);
+            values[at] = bad;
+            for wish in [None, Some(&wish)] {
+                let text = choose(&mut executor, logits, &values, wish).unwrap_err().to_string();
+                assert!(text.contains("logits") && text.contains("damaged"), "{text}");
+            }
+        }
+    }
+}
+
+/// How far a random number is from one where the choice changes, by the specification's own arithmetic: of `values`, with
+/// both cuts' borders.
+fn margin(values: &[f32], options: &SamplerOptions, random: f64) -> f64 {
+    let mut ranked: Vec<f32> = values.to_vec();
+    ranked.sort_unstable_by(|a, b| b.total_cmp(a));
+    ranked.truncate(options.top_k as usize);
+    let weight = |v: f32| ((f64::from(v) - f64::from(ranked[0])) / f64::from(options.temperature)).exp();
+    let weights: Vec<f64> = ranked.iter().map(|v| weight(*v)).collect();
+    let total: f64 = weights.iter().sum();
+    let (mut held, mut kept, mut nearest) = (0.0, 0, f64::MAX);
+    for w in &weights {
+        if options.top_p < 1.0 {
+            nearest = nearest.min((held / total - f64::from(options.top_p)).abs());
+        }
+        if options.min_p > 0.0 {
+            nearest = nearest.min((w - f64::from(options.min_p)).abs());
+        }
+        if kept > 0
+            && (options.top_p < 1.0 && held >= f64::from(options.top_p) * total || *w < f64::from(options.min_p))
+        {
+            break;
+        }
+        held += w;
+        kept += 1;
+    }
+    let mut sum = 0.0;
+    for w in &weights[..kept] {
+        sum += w;
+        nearest = nearest.min((sum / held - random).abs());
+    }
+    nearest
+}
+
+#[test]
+fn drawing_on_the_device_chooses_what_the_sampler_does() {
+    let Some(gpu) = open() else { return };
+    let draws =
+        |temperature, top_k, top_p, min_p| SamplerOptions { temperature, top_k, top_p, min_p, ..Default::default() };
+    let kinds = [
+        draws(1.0, 64, 0.95, 0.0),
+        draws(0.6, 40, 0.9, 0.0),
+        draws(1.5, 64, 1.0, 0.0),
+        draws(1.0, 1, 1.0, 0.0),
+        draws(0.001, 64, 0.95, 0.0),
+        draws(1000.0, 63, 1.0, 0.1),
+        draws(1.0, 20, 0.99, 0.05),
+        draws(1.0, 64, 0.001, 0.0),
+    ];
+    let (mut tried, mut forgiven) = (0, 0);
+    // One list; a list that is not full; several; two levels of lists, as of Gemma's vocabulary.
+    for v in [1, 3, 63, 64, 65, 1024, 1025, 5000, 16_385, 262_144] {
+        let (mut executor, logits) = bare_logits(&gpu, v);
+        for (kind, options) in kinds.iter().enumerate() {
+            assert!(sample::serves(options));
+            let mut values: Vec<f32> = Random::new((v + kind) as u64).values(v).iter().map(|x| 6.0 * x).collect();
+            match kind {
+                // Equals across every slice, in groups of four.
+                1 => values.iter_mut().enumerate().for_each(|(i, v)| *v = ((i * 7919) % 97) as f32 * 0.25),
+                2 => values.iter_mut().skip(2).for_each(|v| *v = BANNED),
+                3 => values.fill(-0.0),
+                6 => values.iter_mut().skip(1).for_each(|v| *v = f32::NEG_INFINITY),
+                _ => {}
+            }
+            let mut sampler = Sampler::new(SamplerOptions { seed: v as u64, ..options.clone() }).unwrap();
+            for _ in 0..12 {
+                let random = sampler.random().next_f64();
+                let want = sampler.sample(&mut values.clone(), &[]).unwrap();
+                let got = choose(&mut executor, logits, &values, Some(&Wish::new(options, random))).unwrap();
+                tried += 1;
+                if got != want {
+                    forgiven += 1;
+                    let near = margin(&values, options, random);
+                    assert!(near < 2e-5, "{got}, not {want}, of {v} by {options:?}, {near} from a border");
+                }
+            }
+        }
+    }
+    assert!(forgiven * 100 <= tried, "{forgiven} of {tried} lie on a border");
+}
+
+#[test]
+fn a_generator_writes_the_same_on_both_devices() {
+    let Some(gpu) = open() else { return };
+    let bench = gemma(0.0, 0.0);
+    let options = |top_k, repetition_penalty| SamplerOptions { top_k, repetition_penalty, ..SamplerOptions::usual(4) };
+    let greedy = SamplerOptions::default();
+    for (options, alone) in
+        [(greedy, true), (options(64, 1.0), true), (options(65, 1.0), false), (options(9, 1.5), false)]
+    {
+        let recording = Arc::new(bench.recording.clone());
+        let mut cpu = CpuExecutor::new(recording.clone(), &bench.table, CpuPath::Reference).unwrap();
+        for ((id, spec), bytes) in bench.table.iter().zip(&bench.bytes) {
+            cpu.rows(id, spec, 0, bytes).unwrap();
+        }
+        let device = Executor::Gpu(Box::new(bench.executor(&gpu)));
+        let written = [Executor::Cpu(Box::new(cpu)), device].map(|executor| {
+            let is_gpu = matches!(executor, Executor::Gpu(_));
+            let mut generator = Generator::new(executor, recording.clone(), 60);
+            assert_eq!(generator.can_choose(&options), is_gpu && alone);
+            let mut sampler = Sampler::new(options.clone()).unwrap();
+            generator.start(&[5, 6, 7]).unwrap();
+            while !matches!(pollster::block_on(generator.advance()).unwrap(), Progress::Logits(_)) {}
+            let mut all = pollster::block_on(generator.write(&mut sampler, 9, 20)).unwrap();
+            // Stopped after three, with more in flight: what is cached is what was taken.
+            let last = all[all.len() - 1];
+            if generator.can_choose(&options) {
+                generator.start_decoding(&sampler, last, 20);
+                for _ in 0..3 {
+                    all.push(pollster::block_on(generator.next_token()).unwrap().unwrap());
+                    sampler.skip();
+                }
+                generator.stop_decoding();
+            } else {
+                all.extend(pollster::block_on(generator.write(&mut sampler, last, 3)).unwrap());
+            }
+            assert_eq!(generator.used(), 26);
+            let prompt = [&[5, 6, 7, 9], all.as_slice()].concat();
+            assert_eq!(generator.start(&prompt).unwrap(), 1);
+            while !matches!(pollster::block_on(generator.advance()).unwrap(), Progress::Logits(_)) {}
+            // To the end of the context.
+            let last = all[0];
+            all.extend(pollster::block_on(generator.write(&mut sampler, last, 100)).unwrap());
+            assert_eq!(generator.used(), 60);
+            all
+        });
+        assert_eq!(written[0], written[1], "{options:?}");
     }
 }
 

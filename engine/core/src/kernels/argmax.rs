@@ -1,4 +1,4 @@
-//! `id = argmax_v logits[0, v]`, the lowest of equals: greedy sampling.
+//! `id = argmax_v logits[0, v]`, the lowest of equals: greedy sampling. [`super::sample::NO_TOKEN`] when a logit is NaN or infinite.
 
 use crate::error::Result;
 use crate::gpu::shader::{Access, Count, Dispatch, Grid, Planner, Resource, Shader, params, params_bytes};
@@ -29,29 +29,19 @@ params! {
     }
 }
 
+const FILES: &[&str] = &["lib/rank.wgsl", "argmax.wgsl"];
+
 /// `argmax.wgsl`: all logits by one workgroup.
-pub static SHADER: Shader = Shader {
-    files: &["argmax.wgsl"],
-    entry: "main",
-    params: Params::LAYOUT,
-    bindings: &[(2, Access::Read), (3, Access::Write)],
-};
+pub static SHADER: Shader =
+    Shader { files: FILES, entry: "main", params: Params::LAYOUT, bindings: &[(2, Access::Read), (3, Access::Write)] };
 
 /// `argmax.wgsl`: some logits.
-pub static PART: Shader = Shader {
-    files: &["argmax.wgsl"],
-    entry: "part",
-    params: Params::LAYOUT,
-    bindings: &[(2, Access::Read), (4, Access::Write)],
-};
+pub static PART: Shader =
+    Shader { files: FILES, entry: "part", params: Params::LAYOUT, bindings: &[(2, Access::Read), (4, Access::Write)] };
 
 /// `argmax.wgsl`: the best of the parts.
-pub static JOIN: Shader = Shader {
-    files: &["argmax.wgsl"],
-    entry: "join",
-    params: Params::LAYOUT,
-    bindings: &[(3, Access::Write), (5, Access::Read)],
-};
+pub static JOIN: Shader =
+    Shader { files: FILES, entry: "join", params: Params::LAYOUT, bindings: &[(3, Access::Write), (5, Access::Read)] };
 
 /// Logits of a part.
 const PART_COLS: usize = 4096;

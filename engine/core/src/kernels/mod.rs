@@ -15,6 +15,7 @@ pub mod packed_matmul;
 pub mod quantize;
 pub mod rms_norm;
 pub mod rope;
+pub mod sample;
 pub mod soft_cap;
 
 pub use argmax::Argmax;
@@ -26,6 +27,7 @@ pub use last_row::LastRow;
 pub use matmul::{MatMul, StaticRange};
 pub use rms_norm::{Gain, RmsNorm};
 pub use rope::{Pairing, Rope};
+pub use sample::Sample;
 pub use soft_cap::SoftCap;
 
 /// One step of a recording.

@@ -72,22 +72,41 @@ impl Writer {
     ///
     /// The repetition penalty counts the answer alone: counting the prompt drives a model away from its source.
     pub fn step(&mut self, logits: &mut [f32], tokenizer: &Tokenizer) -> Result<Step> {
-        if self.ended || self.ids.len() >= self.options.max_tokens as usize {
+        if self.ended || self.left() == 0 {
             return Ok(self.end());
         }
         for processor in &mut self.processors {
             processor.process(logits, Generated { ids: &self.ids, text: &self.text });
         }
         let id = self.sampler.sample(logits, &self.ids)?;
+        Ok(self.push(id, tokenizer))
+    }
+
+    /// Takes a token that a device chose as [`Self::sampler`] would have.
+    pub fn take(&mut self, id: u32, tokenizer: &Tokenizer) -> Step {
+        self.sampler.skip();
+        self.push(id, tokenizer)
+    }
+
+    /// What chooses the tokens, when nothing else has a say in it.
+    pub fn sampler(&self) -> Option<&Sampler> {
+        self.processors.is_empty().then_some(&self.sampler)
+    }
+
+    /// Tokens that may still be chosen.
+    pub fn left(&self) -> usize {
+        (self.options.max_tokens as usize).saturating_sub(self.ids.len())
+    }
+
+    fn push(&mut self, id: u32, tokenizer: &Tokenizer) -> Step {
         if self.stop_ids.contains(&id) {
             self.ended = true;
-            return Ok(self.end());
+            return self.end();
         }
         self.ids.push(id);
         self.text.push_str(&self.visible.push(tokenizer, id));
         self.ended = self.options.stop.ends(&self.text);
-        let full = self.ids.len() >= self.options.max_tokens as usize;
-        Ok(if self.ended || full { self.end() } else { self.said(Some(id)) })
+        if self.ended || self.left() == 0 { self.end() } else { self.said(Some(id)) }
     }
 
     /// The answer so far, the seed in front.
