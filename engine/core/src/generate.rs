@@ -25,7 +25,7 @@ impl Executor {
     /// Runs of a step at least what later steps read of it: nobody wants its logits.
     pub fn run_for_cache(&mut self, step: Step, tokens: &[u32]) -> Result<()> {
         match self {
-            Self::Cpu(cpu) => cpu.run(step, tokens),
+            Self::Cpu(cpu) => cpu.run_for_cache(step, tokens),
             Self::Gpu(gpu) => gpu.run_for_cache(step, tokens),
         }
     }

@@ -4,6 +4,8 @@ const PARTS = {
   quantize: 1024,
 };
 const ALL = 2047;
+/** What `packed.rs` makes. */
+const PACKED = ['2-bit 12288x1536', '2-bit 1536x12288', '2-bit 32768x1536 blocks', '4-bit 6144x1536', '4-bit 1536x6144', '4-bit 6144x1536 blocks', '8-bit 1536x256'];
 const query = new URLSearchParams(location.search);
 const modules = (query.get('modules') ?? '').split(',');
 const rounds = Number(query.get('rounds') ?? 12);
@@ -73,6 +75,22 @@ async function main() {
       c.times.push(ms / c.tokens);
       // Long cases take fewer turns.
       if (i === 0 && c.tokens > 1 && ms > 50) c.every = 6;
+    }
+  }
+  for (const { name, e } of loaded) {
+    e.make_packed();
+    for (const [i, what] of PACKED.entries()) {
+      for (const tokens of [1, 32]) {
+        const weights = e.fill_packed(i, tokens);
+        const times = [];
+        for (let round = 0; round < rounds; round++) {
+          const start = performance.now();
+          e.run_packed(i);
+          times.push((performance.now() - start) / tokens);
+        }
+        (result[name].ms_per_token ??= {})[`${what}, ${tokens}`] = summary(times);
+        (result[name].products_per_ns ??= {})[`${what}, ${tokens}`] = weights / summary(times).min / 1e6;
+      }
     }
   }
   for (const c of cases) (result[c.name].ms_per_token ??= {})[c.what] = summary(c.times);

@@ -74,7 +74,8 @@ function print(result) {
   for (const what of Object.keys(result[names[0]].ms_per_token)) {
     const cells = names.map((n) => {
       const { min, median } = result[n].ms_per_token[what];
-      return `${min.toFixed(3)} (${median.toFixed(3)})`.padStart(18);
+      const rate = result[n].products_per_ns?.[what];
+      return `${min.toFixed(3)} (${median.toFixed(3)})${rate ? ` ${rate.toFixed(1)}/ns` : ''}`.padStart(18);
     });
     console.log([what.padEnd(26), ...cells].join(''));
   }

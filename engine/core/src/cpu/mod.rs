@@ -5,7 +5,7 @@ pub mod fast;
 use std::ops::Range;
 use std::sync::Arc;
 
-use self::fast::{Activations, FastKv, FastMatrix};
+use self::fast::{Activations, FastKv, FastMatrix, Outputs, PackedMatrix};
 use crate::error::{Error, Result};
 use crate::kernels::matmul::Store;
 use crate::kernels::{self, Attention, Embed, Gain, MatMul, Op, RmsNorm, rope};
@@ -18,7 +18,7 @@ use crate::weights::{WeightId, WeightRole, WeightSink, WeightSpec, WeightTable};
 pub enum CpuPath {
     /// Plain f32 loops over dequantized rows: slow, exact, the specification.
     Reference,
-    /// int8 activations against 4- and 8-bit weights.
+    /// int8 activations against weights of 2 to 8 bits.
     Fast,
 }
 
@@ -28,13 +28,32 @@ enum Weight {
     Missing,
     /// A norm's weight or a bias.
     Vector(Vec<f32>),
-    /// The file's own bytes, for the reference.
+    /// The file's own bytes, for the reference and for tables.
     Stored { quant: QuantType, cols: usize, bytes: Vec<u8> },
     /// Repacked for the fast path.
     Fast(FastMatrix),
+    /// The same for codes whose scales are another weight.
+    Packed(PackedMatrix),
 }
 
 impl Weight {
+    /// An empty matrix or table in the form that a path wants.
+    fn of_matrix(spec: &WeightSpec, path: CpuPath, scales_of_row: usize) -> Result<Self> {
+        // Codes with several scales a row have no fast form: their products run as the reference does. Rows that are only
+        // gathered stay as they are.
+        let is_packed = spec.quant.has_own_scales();
+        let stays = is_packed && (spec.role == WeightRole::Gathered || scales_of_row != 1);
+        Ok(match path {
+            CpuPath::Fast if !is_packed => Self::Fast(FastMatrix::new(&spec.name, spec.quant, spec.rows, spec.cols)?),
+            CpuPath::Fast if !stays => Self::Packed(PackedMatrix::new(&spec.name, spec.quant, spec.rows, spec.cols)?),
+            _ => Self::Stored {
+                quant: spec.quant,
+                cols: spec.cols,
+                bytes: Vec::with_capacity(spec.location.len as usize),
+            },
+        })
+    }
+
     fn row(&self, row: usize, out: &mut [f32]) {
         match self {
             Self::Missing => out.fill(0.0),
@@ -44,7 +63,13 @@ impl Weight {
                 quant.dequantize(&bytes[row * row_bytes..(row + 1) * row_bytes], out);
             }
             Self::Fast(matrix) => matrix.row(row, out),
+            Self::Packed(matrix) => matrix.row(row, out),
         }
+    }
+
+    /// True when what `row` gives are codes, to be multiplied by scales that lie elsewhere.
+    fn is_codes(&self) -> bool {
+        matches!(self, Self::Stored { .. } | Self::Packed(_))
     }
 }
 
@@ -66,9 +91,10 @@ pub struct CpuExecutor {
     buffers: Vec<Vec<f32>>,
     kv: Vec<KvCache>,
     row: Vec<f32>,
-    /// The fast path's int8 form of a buffer, and which one: several products in a row read the same input.
+    /// The fast path's int8 form of a buffer, of which one, and on which static range's grid (0: none): several products in
+    /// a row read the same input.
     activations: Activations,
-    quantized: Option<BufferId>,
+    quantized: Option<(BufferId, f32)>,
     /// One for each of the recording's tables: all layers of a step rotate by the same angles.
     angles: Vec<Angles>,
 }
@@ -126,6 +152,12 @@ impl CpuExecutor {
         self.run_ops(step, tokens, 0..self.recording.ops.len())
     }
 
+    /// Runs of a step only what later steps read of it: all up to the last keys and values that are cached.
+    pub fn run_for_cache(&mut self, step: Step, tokens: &[u32]) -> Result<()> {
+        let last = self.recording.ops.iter().rposition(|op| matches!(op, Op::KvAppend(_)));
+        self.run_ops(step, tokens, 0..last.map_or(0, |i| i + 1))
+    }
+
     /// Runs the recording for a step and returns its stages: name and values.
     pub fn run_stages(&mut self, step: Step, tokens: &[u32]) -> Result<Vec<(String, Vec<f32>)>> {
         let recording = Arc::clone(&self.recording);
@@ -161,9 +193,7 @@ impl CpuExecutor {
 
     /// Takes a buffer out while an operation writes to it.
     fn take(&mut self, id: BufferId) -> Vec<f32> {
-        if self.quantized == Some(id) {
-            self.quantized = None;
-        }
+        self.quantized.take_if(|(buffer, _)| *buffer == id);
         core::mem::take(&mut self.buffers[id.0 as usize])
     }
 
@@ -243,7 +273,10 @@ impl CpuExecutor {
             }
             Op::SoftCap(op) => {
                 let mut x = self.take(op.x);
-                kernels::soft_cap::reference(&mut x, op.cap);
+                match self.path {
+                    CpuPath::Reference => kernels::soft_cap::reference(&mut x, op.cap),
+                    CpuPath::Fast => fast::soft_cap(&mut x, op.cap),
+                }
                 self.put(op.x, x);
                 Ok(())
             }
@@ -303,7 +336,7 @@ impl CpuExecutor {
     /// A row of a matrix as values, its scales applied wherever they lie.
     fn row(&self, id: WeightId, row: usize, out: &mut [f32]) {
         self.weights[id.0 as usize].row(row, out);
-        if let (Some(scales), Weight::Stored { .. }) = (self.scales[id.0 as usize], &self.weights[id.0 as usize]) {
+        if let (Some(scales), true) = (self.scales[id.0 as usize], self.weights[id.0 as usize].is_codes()) {
             let groups = self.shapes[scales.0 as usize].1;
             apply_scales(out, self.vector(scales).get(row * groups..(row + 1) * groups).unwrap_or_default());
         }
@@ -316,30 +349,53 @@ impl CpuExecutor {
     fn matmul(&mut self, op: &MatMul) -> Result<()> {
         let (rows, cols) = self.shapes[op.weight.0 as usize];
         let mut out = self.take(op.out);
-        if let Weight::Fast(matrix) = &self.weights[op.weight.0 as usize] {
-            let x = &self.buffers[op.x.0 as usize];
-            let tokens = x.len() / cols;
-            if self.quantized != Some(op.x) {
-                self.activations.quantize(x, tokens, cols);
-                self.quantized = Some(op.x);
-            }
-            matrix.matmul(&self.activations, tokens, op.store, &mut out);
-            if let Some(bias) = op.bias.map(|b| self.vector(b)) {
-                for y in out.chunks_exact_mut(rows) {
-                    y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-                }
-            }
-        } else {
-            self.matmul_reference(op, rows, cols, &mut out);
+        match &self.weights[op.weight.0 as usize] {
+            Weight::Fast(_) | Weight::Packed(_) => self.matmul_fast(op, rows, cols, &mut out)?,
+            _ => self.matmul_reference(op, rows, cols, &mut out),
         }
         self.put(op.out, out);
+        Ok(())
+    }
+
+    /// The scales of a product's static ranges, of input and output.
+    fn range(&self, op: &MatMul) -> (f32, f32) {
+        op.range.map_or((0.0, 0.0), |r| (self.scalar(r.input), self.scalar(r.output)))
+    }
+
+    fn matmul_fast(&mut self, op: &MatMul, rows: usize, cols: usize, out: &mut [f32]) -> Result<()> {
+        let (input, grid) = self.range(op);
+        let x = &self.buffers[op.x.0 as usize];
+        let tokens = x.len() / cols;
+        if self.quantized != Some((op.x, input)) {
+            match input {
+                0.0 => self.activations.quantize(x, tokens, cols),
+                scale => self.activations.quantize_on_grid(x, tokens, cols, scale),
+            }
+            self.quantized = Some((op.x, input));
+        }
+        match &self.weights[op.weight.0 as usize] {
+            Weight::Packed(matrix) => {
+                let scales = self.scales[op.weight.0 as usize].map_or(&[][..], |scales| self.vector(scales));
+                if scales.len() != rows {
+                    return Err(Error::format("weights", format!("{} of {rows} scales have come", scales.len())));
+                }
+                matrix.matmul(&self.activations, tokens, Outputs { scales, grid, store: op.store }, out);
+            }
+            Weight::Fast(matrix) => matrix.matmul(&self.activations, tokens, op.store, out),
+            _ => {}
+        }
+        if let Some(bias) = op.bias.map(|b| self.vector(b)) {
+            for y in out.chunks_exact_mut(rows) {
+                y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            }
+        }
         Ok(())
     }
 
     fn matmul_reference(&mut self, op: &MatMul, rows: usize, cols: usize, out: &mut [f32]) {
         let mut row = core::mem::take(&mut self.row);
         row.resize(cols, 0.0);
-        let (input, output) = op.range.map_or((0.0, 0.0), |r| (self.scalar(r.input), self.scalar(r.output)));
+        let (input, output) = self.range(op);
         let on_grid: Vec<f32>;
         let x = match input {
             0.0 => self.read(op.x),
@@ -367,7 +423,11 @@ impl CpuExecutor {
         let q = self.read(op.q);
         match &self.kv[op.slot.0 as usize] {
             KvCache::Plain { info, k, v } => attention_reference(op, step, q, *info, (k, v), &mut out),
-            KvCache::Fast(cache) => cache.attention(op, step.position, q, &mut out),
+            KvCache::Fast(cache) => {
+                // One row is the last token's.
+                let rows = q.len() / self.recording.info(op.q).cols;
+                cache.attention(op, step.position + step.tokens - rows, q, &mut out);
+            }
         }
         self.put(op.out, out);
         Ok(())
@@ -394,32 +454,27 @@ fn attention_reference(op: &Attention, step: Step, q: &[f32], info: KvInfo, kv: 
 
 impl WeightSink for CpuExecutor {
     fn rows(&mut self, id: WeightId, spec: &WeightSpec, first_row: usize, bytes: &[u8]) -> Result<()> {
+        let scales_of_row = spec.scales.map_or(0, |scales| self.shapes[scales.0 as usize].1);
         let weight = &mut self.weights[id.0 as usize];
         match spec.role {
             WeightRole::Vector | WeightRole::Scalar | WeightRole::Scales => {
-                let mut values = vec![0.0; bytes.len() / spec.quant.block_bytes() * spec.quant.block_len()];
-                spec.quant.dequantize(bytes, &mut values);
-                match weight {
-                    Weight::Vector(before) => before.append(&mut values),
-                    _ => *weight = Weight::Vector(values),
+                if let Weight::Missing = weight {
+                    *weight = Weight::Vector(Vec::with_capacity(spec.rows * spec.cols));
+                }
+                if let Weight::Vector(values) = weight {
+                    let before = values.len();
+                    values.resize(before + bytes.len() / spec.quant.block_bytes() * spec.quant.block_len(), 0.0);
+                    spec.quant.dequantize(bytes, &mut values[before..]);
                 }
             }
             WeightRole::Matrix | WeightRole::Gathered => {
                 if let Weight::Missing = weight {
-                    // Codes whose scales lie elsewhere have no fast form: their products run as the reference does.
-                    let path = if spec.quant.has_own_scales() { CpuPath::Reference } else { self.path };
-                    *weight = match path {
-                        CpuPath::Reference => Weight::Stored {
-                            quant: spec.quant,
-                            cols: spec.cols,
-                            bytes: Vec::with_capacity(spec.location.len as usize),
-                        },
-                        CpuPath::Fast => Weight::Fast(FastMatrix::new(&spec.name, spec.quant, spec.rows, spec.cols)?),
-                    };
+                    *weight = Weight::of_matrix(spec, self.path, scales_of_row)?;
                 }
                 match weight {
                     Weight::Stored { bytes: stored, .. } => stored.extend_from_slice(bytes),
                     Weight::Fast(matrix) => matrix.write_rows(first_row, bytes),
+                    Weight::Packed(matrix) => matrix.write_rows(first_row, bytes),
                     Weight::Missing | Weight::Vector(_) => {}
                 }
             }

@@ -1,5 +1,7 @@
 //! The CPU kernels over the starter model's shapes with random weights, exported for a page that times them.
 
+mod packed;
+
 use core::cell::RefCell;
 
 use sotto_core::cpu::fast::{self, Activations, FastKv, FastMatrix};

@@ -1,4 +1,5 @@
-//! Inputs of a matrix product as int8: `x ≈ scale · q` with one scale for each 32 of a token's values.
+//! Inputs of a matrix product as int8: `x ≈ scale · q` with one scale for each 32 of a token's values, or with a static range
+//! one for all.
 
 use super::simd::{Kernel, Simd, dispatch};
 
@@ -10,6 +11,9 @@ pub(super) const TILE: usize = 4;
 
 /// Both factors of a product carry a power of two that keeps them in f32's range: see [`super::matrix`].
 const UP: f32 = 72_057_594_037_927_936.0; // 2^56
+
+/// What takes that out again, where a product does not bring the other factor's share.
+const DOWN: f32 = 1.0 / UP;
 
 /// 32 inputs of each of four tokens, in the orders that the two kinds of dot product read.
 #[derive(Clone, Copy)]
@@ -61,6 +65,33 @@ fn quantize<S: Simd>(s: S, x: &[f32; BLOCK]) -> ([i16; BLOCK], [f32; 2]) {
     (all, [scale * UP, scale * sum as f32 * UP])
 }
 
+/// The codes on a static range's grid ([`crate::kernels::matmul::on_grid`]), and their sum; poison is 0, or not a number
+/// where an input is not a finite one.
+#[inline(always)]
+fn quantize_on_grid<S: Simd>(s: S, x: &[f32; BLOCK], scale: f32, poison: &mut f32) -> ([i16; BLOCK], i32) {
+    let (mut codes, mut bad) = ([0; BLOCK], s.splat(0.0));
+    let (scale, low, high) = (s.splat(scale), s.splat(-128.0), s.splat(127.0));
+    let eights: &[[[f32; 4]; 2]; 4] = bytemuck::cast_ref(x);
+    for (x, to) in eights.iter().zip(codes.as_chunks_mut::<8>().0) {
+        let x = [s.load(&x[0]), s.load(&x[1])];
+        // Clamped before it is rounded: the same, as both ends are whole.
+        let [a, b] = x.map(|x| s.min(high, s.max(low, s.div(x, scale))));
+        s.round(a, b, to);
+        bad = s.mul_add(x[0], s.splat(0.0), s.mul_add(x[1], s.splat(0.0), bad));
+    }
+    *poison += s.sum(bad);
+    (codes, codes.iter().map(|q| i32::from(*q)).sum())
+}
+
+/// What a token's outputs owe to all of its inputs, for weights that have a scale for a whole row.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Total {
+    /// On a grid its step, times no power of two; else 2^−56, since each block has a scale of its own.
+    pub(super) scale: f32,
+    /// On a grid the sum of the codes, a whole number of at most 24 bits; else that of the inputs, times 2^56.
+    pub(super) sum: f32,
+}
+
 /// The inputs of a step, quantized once and read by every product that takes them (q, k and v; gate and up).
 #[derive(Clone, Default)]
 pub struct Activations {
@@ -70,6 +101,10 @@ pub struct Activations {
     pub(super) single: InputRow,
     /// More: `[tile of 4 tokens][block]`, the last tile filled up with zeros.
     pub(super) tiles: Vec<InputTile>,
+    /// One for each token.
+    pub(super) totals: Vec<Total>,
+    /// The step of the static range's grid, if there is one.
+    grid: Option<f32>,
 }
 
 impl Activations {
@@ -79,8 +114,21 @@ impl Activations {
     /// # Panics
     /// If `x` is shorter than its shape.
     pub fn quantize(&mut self, x: &[f32], tokens: usize, cols: usize) {
+        self.fill(x, tokens, cols, None);
+    }
+
+    /// The same on the grid of a static range, whose step is `scale`: the codes are the specification's own.
+    ///
+    /// # Panics
+    /// If `x` is shorter than its shape.
+    pub fn quantize_on_grid(&mut self, x: &[f32], tokens: usize, cols: usize, scale: f32) {
+        self.fill(x, tokens, cols, Some(scale));
+    }
+
+    fn fill(&mut self, x: &[f32], tokens: usize, cols: usize, grid: Option<f32>) {
         let x = &x[..tokens * cols];
-        (self.tokens, self.cols) = (tokens, cols);
+        (self.tokens, self.cols, self.grid) = (tokens, cols, grid);
+        self.totals.clear();
         let blocks = cols.div_ceil(BLOCK);
         if tokens == 1 {
             self.single.bytes.resize(4 * blocks, [[0; 4]; 2]);
@@ -104,6 +152,11 @@ impl Activations {
     pub fn cols(&self) -> usize {
         self.cols
     }
+
+    /// True when the inputs lie on a static range's grid: sums over a whole row are then exact in integers.
+    pub fn is_on_grid(&self) -> bool {
+        self.grid.is_some()
+    }
 }
 
 struct Quantize<'a> {
@@ -119,40 +172,61 @@ impl Kernel for Quantize<'_> {
         if self.x.is_empty() {
             return;
         }
-        for (token, row) in self.x.chunks_exact(self.to.cols).enumerate() {
-            let first = token / TILE * self.blocks;
+        let Self { to, x, blocks } = self;
+        for (token, row) in x.chunks_exact(to.cols).enumerate() {
+            let first = token / TILE * blocks;
             let (chunks, rest) = row.as_chunks::<BLOCK>();
             let mut last = [0.0; BLOCK];
             last[..rest.len()].copy_from_slice(rest);
-            let values = chunks.iter().chain((!rest.is_empty()).then_some(&last));
-            if self.to.tokens == 1 {
-                let to = &mut self.to.single;
-                let (bytes, _) = to.bytes.as_chunks_mut::<4>();
-                let (pairs, _) = to.pairs.as_chunks_mut::<4>();
-                for (((bytes, pairs), scales), x) in bytes.iter_mut().zip(pairs).zip(&mut to.scales).zip(values) {
-                    let (q, scale) = quantize(s, x);
-                    *scales = scale;
-                    *pairs = bytemuck::cast(q);
-                    let (quads, _) = q.as_chunks::<4>();
-                    for (to, q) in bytes.as_flattened_mut().iter_mut().zip(quads) {
-                        *to = narrow(*q);
+            let (mut total, mut poison) = (0.0, 0.0);
+            for (b, x) in chunks.iter().chain((!rest.is_empty()).then_some(&last)).enumerate() {
+                let (q, scales) = match to.grid {
+                    None => {
+                        let (q, scales) = quantize(s, x);
+                        total += scales[1];
+                        (q, scales)
                     }
-                }
-            } else {
-                for (tile, x) in self.to.tiles[first..].iter_mut().zip(values) {
-                    let t = token % TILE;
-                    let (q, scale) = quantize(s, x);
-                    [tile.scale[t], tile.sum[t]] = scale;
-                    let (pairs, _) = q.as_chunks::<2>();
-                    for (to, q) in tile.pairs.iter_mut().zip(pairs) {
-                        to[t] = *q;
+                    Some(step) => {
+                        let (q, sum) = quantize_on_grid(s, x, step, &mut poison);
+                        total += sum as f32;
+                        (q, [step * UP, step * sum as f32 * UP])
                     }
-                    let (quads, _) = q.as_chunks::<4>();
-                    for (to, q) in tile.bytes.iter_mut().zip(quads) {
-                        to[t] = narrow(*q);
-                    }
+                };
+                match to.tokens {
+                    1 => to.single.set(b, &q, scales),
+                    _ => to.tiles[first + b].set(token % TILE, &q, scales),
                 }
             }
+            to.totals.push(Total { scale: to.grid.map_or(DOWN, |step| step + poison), sum: total });
+        }
+    }
+}
+
+impl InputRow {
+    #[inline(always)]
+    fn set(&mut self, block: usize, q: &[i16; BLOCK], scales: [f32; 2]) {
+        self.scales[block] = scales;
+        let (bytes, _) = self.bytes.as_chunks_mut::<4>();
+        let (pairs, _) = self.pairs.as_chunks_mut::<4>();
+        pairs[block] = bytemuck::cast(*q);
+        let (quads, _) = q.as_chunks::<4>();
+        for (to, q) in bytes[block].as_flattened_mut().iter_mut().zip(quads) {
+            *to = narrow(*q);
+        }
+    }
+}
+
+impl InputTile {
+    #[inline(always)]
+    fn set(&mut self, t: usize, q: &[i16; BLOCK], scales: [f32; 2]) {
+        [self.scale[t], self.sum[t]] = scales;
+        let (pairs, _) = q.as_chunks::<2>();
+        for (to, q) in self.pairs.iter_mut().zip(pairs) {
+            to[t] = *q;
+        }
+        let (quads, _) = q.as_chunks::<4>();
+        for (to, q) in self.bytes.iter_mut().zip(quads) {
+            to[t] = narrow(*q);
         }
     }
 }

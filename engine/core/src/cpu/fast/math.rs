@@ -38,37 +38,86 @@ pub fn rms_norm(x: &[f32], weight: Option<&[f32]>, width: usize, eps: f32, out: 
     dispatch(Norm(x, weight, width, eps, out));
 }
 
-/// [`crate::kernels::gated_activation::reference`] on vectors; a value differs by at most 1e-6 of `|gate · up|`. Only SiLU
-/// is on vectors.
+/// [`crate::kernels::gated_activation::reference`] on vectors; a value differs by at most 1e-6 of `|gate · up|`.
 pub fn gated_activation(gate: &mut [f32], up: &[f32], activation: Activation) {
-    struct SiluMul<'a>(&'a mut [f32], &'a [f32]);
-    impl Kernel for SiluMul<'_> {
+    struct Gated<'a>(&'a mut [f32], &'a [f32], Activation);
+    impl Kernel for Gated<'_> {
         type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            let (exp, unit, zero) = (Exp::new(s), s.hold(1.0), s.hold(0.0));
-            let one = |gate: &mut [f32; 4], up: &[f32; 4]| {
-                let g = s.load(gate);
-                let below = s.add(unit, exp.of(s, s.sub(zero, g)));
-                s.store(s.mul(s.div(g, below), s.load(up)), gate);
-            };
-            let n = self.0.len().min(self.1.len());
-            let (gates, gate) = self.0[..n].as_chunks_mut::<4>();
-            let (ups, up) = self.1[..n].as_chunks::<4>();
-            for (gate, up) in gates.iter_mut().zip(ups) {
-                one(gate, up);
+            let Self(gate, up, activation) = self;
+            match activation {
+                Activation::Silu => {
+                    let minus = s.hold(-1.0);
+                    gated(s, gate, up, |g| s.mul(g, minus));
+                }
+                // ½·(1 + tanh(u)) is 1 / (1 + e^(−2u)).
+                Activation::GeluTanh => {
+                    let (linear, cubic) = (s.hold(-1.595_769_1), s.hold(-0.071_354_814));
+                    gated(s, gate, up, |g| s.mul(g, s.mul_add(s.mul(g, g), cubic, linear)));
+                }
             }
-            let (mut last, mut last_up) = ([0.0; 4], [0.0; 4]);
-            last[..gate.len()].copy_from_slice(gate);
-            last_up[..up.len()].copy_from_slice(up);
-            one(&mut last, &last_up);
-            gate.copy_from_slice(&last[..gate.len()]);
         }
     }
-    match activation {
-        Activation::Silu => dispatch(SiluMul(gate, up)),
-        Activation::GeluTanh => crate::kernels::gated_activation::reference(gate, up, activation),
+    dispatch(Gated(gate, up, activation));
+}
+
+/// `gate = gate / (1 + e^exponent(gate)) · up`.
+#[inline(always)]
+fn gated<S: Simd>(s: S, gate: &mut [f32], up: &[f32], exponent: impl Fn(S::F) -> S::F) {
+    let (exp, unit) = (Exp::new(s), s.hold(1.0));
+    let one = |gate: &mut [f32; 4], up: &[f32; 4]| {
+        let g = s.load(gate);
+        let below = s.add(unit, exp.of(s, exponent(g)));
+        s.store(s.mul(s.div(g, below), s.load(up)), gate);
+    };
+    let n = gate.len().min(up.len());
+    let (gates, gate) = gate[..n].as_chunks_mut::<4>();
+    let (ups, up) = up[..n].as_chunks::<4>();
+    for (gate, up) in gates.iter_mut().zip(ups) {
+        one(gate, up);
     }
+    let (mut last, mut last_up) = ([0.0; 4], [0.0; 4]);
+    last[..gate.len()].copy_from_slice(gate);
+    last_up[..up.len()].copy_from_slice(up);
+    one(&mut last, &last_up);
+    gate.copy_from_slice(&last[..gate.len()]);
+}
+
+/// [`crate::kernels::soft_cap::reference`] on vectors; a value differs by at most 4e-7 of the cap.
+pub fn soft_cap(x: &mut [f32], cap: f32) {
+    struct Cap<'a>(&'a mut [f32], f32);
+    impl Kernel for Cap<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let Self(x, cap) = self;
+            // tanh(u) is 1 − 2 / (1 + e^2u).
+            let (exp, unit) = (Exp::new(s), s.hold(1.0));
+            let (double, cap, twice) = (s.hold(2.0 / cap), s.hold(cap), s.hold(2.0 * cap));
+            let one = |x: &mut [f32; 4]| {
+                let below = s.add(unit, exp.of(s, s.mul(s.load(x), double)));
+                s.store(s.sub(cap, s.div(twice, below)), x);
+            };
+            let (quads, rest) = x.as_chunks_mut::<4>();
+            quads.iter_mut().for_each(one);
+            let mut last = [0.0; 4];
+            last[..rest.len()].copy_from_slice(rest);
+            one(&mut last);
+            rest.copy_from_slice(&last[..rest.len()]);
+        }
+    }
+    dispatch(Cap(x, cap));
+}
+
+/// [`crate::kernels::matmul::on_grid`] on vectors, for a step other than 0: the same value.
+#[inline(always)]
+pub(super) fn on_grid<S: Simd>(s: S, v: S::F, step: f32) -> S::F {
+    let step = s.splat(step);
+    // Clamped before it is rounded: the same, as both ends are whole. Adding 1.5·2^23 rounds, ties to even.
+    let v = s.min(s.splat(127.0), s.max(s.splat(-128.0), s.div(v, step)));
+    let shift = s.splat(12_582_912.0);
+    s.mul(s.sub(s.add(v, shift), shift), step)
 }
 
 /// [`crate::kernels::rope::reference`] on vectors, for one token's row; a value differs by at most 1e-6 of its pair's

@@ -19,7 +19,7 @@ pub(super) trait Simd: Copy {
     type I: Copy;
     /// Four f32.
     type F: Copy;
-    /// Running sums of four rows over at most 32 products of a code (0..=15) and an int8 input.
+    /// Running sums of four rows, each over at most 32 products of a code (0..=15) and an int8 input.
     type Sums: Copy;
     /// Four inputs of one token, spread over the lanes of four rows.
     type X: Copy;
@@ -32,6 +32,8 @@ pub(super) trait Simd: Copy {
     fn low_nibbles(self, v: Self::I) -> Self::I;
     /// The high four bits of each byte.
     fn high_nibbles(self, v: Self::I) -> Self::I;
+    /// Two bits of each byte, from bit `AT` on: 0, 2, 4 or 6.
+    fn two_bits<const AT: i32>(self, v: Self::I) -> Self::I;
 
     /// `n`, where the compiler must not see it: the length of a loop that costs registers when unrolled.
     #[inline(always)]
@@ -45,11 +47,23 @@ pub(super) trait Simd: Copy {
     fn inputs(self, bytes: &[i8; 4], first: &[i16; 2], second: &[i16; 2]) -> Self::X;
     /// Adds four products for each of four rows; `codes` holds each row's as k, k+2, k+1, k+3.
     fn dot4(self, sums: Self::Sums, codes: Self::I, x: Self::X) -> Self::Sums;
+    /// The sums of the four rows, as i32.
+    fn whole(self, sums: Self::Sums) -> Self::I;
     /// The sums of the four rows.
-    fn total(self, sums: Self::Sums) -> Self::F;
+    #[inline(always)]
+    fn total(self, sums: Self::Sums) -> Self::F {
+        self.to_f32(self.whole(sums))
+    }
 
     /// Four zeros.
-    fn zero_i32(self) -> Self::I;
+    #[inline(always)]
+    fn zero_i32(self) -> Self::I {
+        self.splat_i32(0)
+    }
+    /// Four i32 that are the same.
+    fn splat_i32(self, v: i32) -> Self::I;
+    /// `a + b` of four i32.
+    fn add_i32(self, a: Self::I, b: Self::I) -> Self::I;
     /// Two inputs of one token, spread over the lanes of four rows.
     fn pair(self, x: &[i16; 2]) -> Self::I;
     /// Adds two products for each of four rows, exactly, in i32.
@@ -82,9 +96,9 @@ pub(super) trait Simd: Copy {
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a · b + c`, rounded once or twice.
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// The larger of each pair; of a NaN, either.
+    /// The larger of each pair; where one is not a number, `b`.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
-    /// The smaller of each pair; of a NaN, either.
+    /// The smaller of each pair; where one is not a number, `b`.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// The absolute values.
     fn abs(self, v: Self::F) -> Self::F;
@@ -228,6 +242,10 @@ mod portable {
             v.map(|b| b >> 4)
         }
         #[inline(always)]
+        fn two_bits<const AT: i32>(self, v: [u8; 16]) -> [u8; 16] {
+            v.map(|b| b >> AT & 3)
+        }
+        #[inline(always)]
         fn no_sums(self) -> [i32; 4] {
             [0; 4]
         }
@@ -245,12 +263,17 @@ mod portable {
             sums
         }
         #[inline(always)]
-        fn total(self, sums: [i32; 4]) -> [f32; 4] {
-            sums.map(|v| v as f32)
+        fn whole(self, sums: [i32; 4]) -> [u8; 16] {
+            bytemuck::cast(sums)
         }
         #[inline(always)]
-        fn zero_i32(self) -> [u8; 16] {
-            [0; 16]
+        fn splat_i32(self, v: i32) -> [u8; 16] {
+            bytemuck::cast([v; 4])
+        }
+        #[inline(always)]
+        fn add_i32(self, a: [u8; 16], b: [u8; 16]) -> [u8; 16] {
+            let (a, b): ([i32; 4], [i32; 4]) = (bytemuck::cast(a), bytemuck::cast(b));
+            bytemuck::cast([a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]])
         }
         #[inline(always)]
         fn pair(self, x: &[i16; 2]) -> [u8; 16] {
@@ -372,7 +395,7 @@ mod avx2 {
 
     /// An instruction of SSE to AVX2 or FMA on values.
     macro_rules! op {
-        ($instruction:ident $(::<$n:literal>)? ($($argument:expr),*)) => {
+        ($instruction:ident $(::<$n:tt>)? ($($argument:expr),*)) => {
             // SAFETY: a value of `Avx2` exists only where the processor has the instruction.
             unsafe { $instruction $(::<$n>)? ($($argument),*) }
         };
@@ -411,6 +434,10 @@ mod avx2 {
             op!(_mm_and_si128(_mm_srli_epi16::<4>(v), _mm_set1_epi8(15)))
         }
         #[inline(always)]
+        fn two_bits<const AT: i32>(self, v: __m128i) -> __m128i {
+            op!(_mm_and_si128(_mm_srli_epi16::<AT>(v), _mm_set1_epi8(3)))
+        }
+        #[inline(always)]
         fn no_sums(self) -> __m128i {
             op!(_mm_setzero_si128())
         }
@@ -423,12 +450,16 @@ mod avx2 {
             op!(_mm_add_epi16(sums, _mm_maddubs_epi16(codes, x)))
         }
         #[inline(always)]
-        fn total(self, sums: __m128i) -> __m128 {
-            op!(_mm_cvtepi32_ps(_mm_madd_epi16(sums, _mm_set1_epi16(1))))
+        fn whole(self, sums: __m128i) -> __m128i {
+            op!(_mm_madd_epi16(sums, _mm_set1_epi16(1)))
         }
         #[inline(always)]
-        fn zero_i32(self) -> __m128i {
-            op!(_mm_setzero_si128())
+        fn splat_i32(self, v: i32) -> __m128i {
+            op!(_mm_set1_epi32(v))
+        }
+        #[inline(always)]
+        fn add_i32(self, a: __m128i, b: __m128i) -> __m128i {
+            op!(_mm_add_epi32(a, b))
         }
         #[inline(always)]
         fn pair(self, x: &[i16; 2]) -> __m128i {
@@ -539,6 +570,8 @@ mod wasm {
     pub(in super::super) struct Simd128 {
         /// 15 in each byte.
         low_bits: v128,
+        /// 3 in each byte.
+        lowest_two: v128,
         /// 1 in each i16.
         #[cfg(target_feature = "relaxed-simd")]
         ones: v128,
@@ -553,6 +586,7 @@ mod wasm {
         pub(in super::super) fn new() -> Self {
             Self {
                 low_bits: black_box(u8x16_splat(15)),
+                lowest_two: black_box(u8x16_splat(3)),
                 #[cfg(target_feature = "relaxed-simd")]
                 ones: black_box(i16x8_splat(1)),
                 half_bits: black_box(u32x4_splat(0x8fff_e000)),
@@ -609,6 +643,10 @@ mod wasm {
             v128_and(u16x8_shr(v, 4), self.low_bits)
         }
         #[inline(always)]
+        fn two_bits<const AT: i32>(self, v: v128) -> v128 {
+            v128_and(if AT == 0 { v } else { u16x8_shr(v, AT as u32) }, self.lowest_two)
+        }
+        #[inline(always)]
         fn no_sums(self) -> v128 {
             i32x4_splat(0)
         }
@@ -627,8 +665,8 @@ mod wasm {
         }
         #[cfg(target_feature = "relaxed-simd")]
         #[inline(always)]
-        fn total(self, sums: v128) -> v128 {
-            f32x4_convert_i32x4(i32x4_dot_i16x8(sums, self.ones))
+        fn whole(self, sums: v128) -> v128 {
+            i32x4_dot_i16x8(sums, self.ones)
         }
 
         #[cfg(not(target_feature = "relaxed-simd"))]
@@ -645,13 +683,17 @@ mod wasm {
         }
         #[cfg(not(target_feature = "relaxed-simd"))]
         #[inline(always)]
-        fn total(self, sums: v128) -> v128 {
-            f32x4_convert_i32x4(sums)
+        fn whole(self, sums: v128) -> v128 {
+            sums
         }
 
         #[inline(always)]
-        fn zero_i32(self) -> v128 {
-            i32x4_splat(0)
+        fn splat_i32(self, v: i32) -> v128 {
+            i32x4_splat(v)
+        }
+        #[inline(always)]
+        fn add_i32(self, a: v128, b: v128) -> v128 {
+            i32x4_add(a, b)
         }
         #[inline(always)]
         fn pair(self, x: &[i16; 2]) -> v128 {

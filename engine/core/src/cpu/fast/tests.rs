@@ -233,6 +233,169 @@ fn a_broken_input_is_not_hidden() {
     });
 }
 
+/// A random matrix of packed codes in its file's form, streamed in pieces of uneven length, and its scales.
+fn packed(random: &mut Random, quant: QuantType, rows: usize, cols: usize) -> (PackedMatrix, Vec<u8>, Vec<f32>) {
+    let row_bytes = cols / quant.block_len() * quant.block_bytes();
+    let bytes: Vec<u8> = (0..rows * row_bytes).map(|_| random.next() as u8).collect();
+    let mut matrix = PackedMatrix::new("w", quant, rows, cols).unwrap();
+    let mut first = 0;
+    while first < rows {
+        let n = (1 + random.next() as usize % 5).min(rows - first);
+        matrix.write_rows(first, &bytes[first * row_bytes..(first + n) * row_bytes]);
+        first += n;
+    }
+    let scales = (0..rows).map(|_| 0.01 + 0.01 * random.unit().abs()).collect();
+    (matrix, bytes, scales)
+}
+
+const PACKED: [QuantType; 3] = [QuantType::Int2, QuantType::Int4, QuantType::Int8];
+
+/// Rows and columns; the last is the widest that a model has.
+const PACKED_SHAPES: [(usize, usize); 9] =
+    [(1, 4), (3, 32), (7, 36), (8, 64), (13, 100), (24, 576), (20, 1536), (9, 2060), (5, 12_288)];
+
+#[test]
+fn packed_codes_keep_their_values_and_their_size() {
+    let mut random = Random(6);
+    for quant in PACKED {
+        for (rows, cols) in PACKED_SHAPES {
+            let (matrix, bytes, _) = packed(&mut random, quant, rows, cols);
+            let mut file = vec![0.0; rows * cols];
+            quant.dequantize(&bytes, &mut file);
+            let mut row = vec![9.0; cols];
+            for (n, want) in file.chunks_exact(cols).enumerate() {
+                matrix.row(n, &mut row);
+                assert_eq!(row, want, "{quant:?} [{rows}, {cols}] row {n}");
+            }
+            let whole = rows.next_multiple_of(8) * cols.next_multiple_of(32);
+            assert_eq!(matrix.bytes() * quant.block_len(), whole, "{quant:?} [{rows}, {cols}]");
+        }
+    }
+    assert!(PackedMatrix::new("w", QuantType::Q4_0, 8, 64).is_err());
+    assert!(PackedMatrix::new("w", QuantType::Int2, 8, 1 << 20).is_err());
+}
+
+#[test]
+fn packed_products_on_a_grid_are_their_formula() {
+    on_every_set(|| {
+        let mut random = Random(7);
+        for quant in PACKED {
+            for (rows, cols) in PACKED_SHAPES {
+                let (matrix, _, scales) = packed(&mut random, quant, rows, cols);
+                let mut w = vec![0.0; rows * cols];
+                w.chunks_exact_mut(cols).enumerate().for_each(|(n, row)| matrix.row(n, row));
+                for tokens in TOKENS {
+                    // Some lie beyond the grid's ends, some on the border between two codes.
+                    let step = 0.013f32;
+                    let at = |v: f32| if v.abs() < 0.2 { (v * 100.0).round() * step / 2.0 } else { v * 2.5 };
+                    let x: Vec<f32> = random.units(tokens * cols).into_iter().map(at).collect();
+                    let codes: Vec<i64> =
+                        x.iter().map(|x| (x / step).round_ties_even().clamp(-128.0, 127.0) as i64).collect();
+                    let mut input = Activations::default();
+                    input.quantize_on_grid(&x, tokens, cols, step);
+                    for (grid, store) in [(0.0, Store::Replace), (0.05, Store::Replace), (0.05, Store::Add)] {
+                        let old = random.units(tokens * rows);
+                        let mut y = old.clone();
+                        matrix.matmul(&input, tokens, Outputs { scales: &scales, grid, store }, &mut y);
+                        for (i, y) in y.iter().enumerate() {
+                            let (t, n) = (i / rows, i % rows);
+                            let products = w[n * cols..][..cols].iter().zip(&codes[t * cols..]);
+                            let sum: i64 = products.map(|(w, q)| *w as i64 * q).sum();
+                            let value = kernels::matmul::on_grid(step * scales[n] * sum as f32, grid);
+                            let want = if store == Store::Add { old[i] + value } else { value };
+                            assert_eq!(*y, want, "{quant:?} [{rows}, {cols}] {tokens} tokens, grid {grid}, output {i}");
+                        }
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn packed_products_in_blocks_are_exact_in_their_integers() {
+    on_every_set(|| {
+        let mut random = Random(8);
+        for quant in PACKED {
+            for (rows, cols) in PACKED_SHAPES {
+                let (matrix, _, scales) = packed(&mut random, quant, rows, cols);
+                let mut w = vec![0.0; rows * cols];
+                for (n, row) in w.chunks_exact_mut(cols).enumerate() {
+                    matrix.row(n, row);
+                    row.iter_mut().for_each(|w| *w *= scales[n]);
+                }
+                for tokens in TOKENS {
+                    let x = random.units(tokens * cols);
+                    let mut input = Activations::default();
+                    input.quantize(&x, tokens, cols);
+                    let mut y = vec![9.0; tokens * rows];
+                    let outputs = Outputs { scales: &scales, grid: 0.0, store: Store::Replace };
+                    matrix.matmul(&input, tokens, outputs, &mut y);
+                    let before = vec![0.0; y.len()];
+                    let exact = difference(&w, &rounded(&input, &x, cols), &y, &before, rows, cols);
+                    // The codes' zero is taken out at the end: sums of unsigned codes are that much larger.
+                    assert!(exact < 8e-6, "{quant:?} [{rows}, {cols}] {tokens} tokens: {exact}");
+                    let whole = difference(&w, &x, &y, &before, rows, cols);
+                    assert!(whole < 1e-2, "{quant:?} [{rows}, {cols}] {tokens} tokens: {whole}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn extreme_packed_codes_do_not_overflow() {
+    on_every_set(|| {
+        let cols = 12_288;
+        for quant in PACKED {
+            for fill in [0u8, 0x7f, 0x80, 0xff] {
+                let mut matrix = PackedMatrix::new("w", quant, 8, cols).unwrap();
+                let row = vec![fill; cols / quant.block_len()];
+                matrix.write_rows(0, &row.repeat(8));
+                let mut w = vec![0.0; cols];
+                matrix.row(7, &mut w);
+                let sum: f64 = w.iter().map(|w| f64::from(*w)).sum();
+                for x in [127.0f32, -128.0, 1e30, -1e30] {
+                    for tokens in [1, 4] {
+                        let mut input = Activations::default();
+                        input.quantize_on_grid(&vec![x; cols * tokens], tokens, cols, 1.0);
+                        let mut y = vec![9.0; 8 * tokens];
+                        let outputs = Outputs { scales: &[1.0; 8], grid: 0.0, store: Store::Replace };
+                        matrix.matmul(&input, tokens, outputs, &mut y);
+                        let want = (sum * f64::from(x.clamp(-128.0, 127.0))) as f32;
+                        assert!(y.iter().all(|y| *y == want), "{quant:?} {fill} {x}: {y:?} for {want}");
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_broken_input_of_packed_codes_is_not_hidden() {
+    on_every_set(|| {
+        let (matrix, _, scales) = packed(&mut Random(9), QuantType::Int4, 8, 64);
+        for bad in [f32::NAN, f32::INFINITY] {
+            for tokens in [1, 2] {
+                let mut x = vec![1.0; 64 * tokens];
+                x[33] = bad;
+                for (step, grid) in [(Some(0.1), 0.0), (Some(0.1), 0.3), (None, 0.3), (None, 0.0)] {
+                    let mut input = Activations::default();
+                    match step {
+                        Some(step) => input.quantize_on_grid(&x, tokens, 64, step),
+                        None => input.quantize(&x, tokens, 64),
+                    }
+                    let mut y = vec![0.0; 8 * tokens];
+                    matrix.matmul(&input, tokens, Outputs { scales: &scales, grid, store: Store::Replace }, &mut y);
+                    let (broken, whole) = y.split_at(8);
+                    assert!(broken.iter().all(|y| y.is_nan()), "{bad}, {tokens} tokens: {broken:?}");
+                    assert!(whole.iter().all(|y| y.is_finite()), "{bad}: {whole:?}");
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn attention_is_its_reference() {
     on_every_set(|| {
@@ -324,6 +487,15 @@ fn small_kernels_are_their_references() {
                 for (i, (a, b)) in a.iter().zip(&b).enumerate() {
                     assert!((a - b).abs() <= 1e-6 * (x[i] * up[i]).abs(), "gate of {n}: {a} for {b}");
                 }
+            }
+        }
+        for (n, cap) in [(1, 30.0), (7, 30.0), (64, 0.5), (4096, 30.0)] {
+            let x: Vec<f32> = random.units(n).iter().map(|v| v * 100.0).collect();
+            let (mut a, mut b) = (x.clone(), x);
+            soft_cap(&mut a, cap);
+            kernels::soft_cap::reference(&mut b, cap);
+            for (a, b) in a.iter().zip(&b) {
+                assert!((a - b).abs() <= 4e-7 * cap, "cap {cap} of {n}: {a} for {b}");
             }
         }
         for (d, position) in [(64, 0), (64, 4097), (8, 3), (20, 7), (128, 100)] {
