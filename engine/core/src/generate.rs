@@ -179,11 +179,14 @@ impl Generator {
     }
 
     /// Writes `count` tokens greedily and returns them, without looking at the logits: on a graphics device the chosen id
-    /// stays there, and several steps are in flight.
+    /// stays there, and several steps are in flight. With tables outside of the device ([`crate::outside`]) the CPU has to know
+    /// each id before its step, so there logits come back after every token, as on the CPU.
     pub async fn greedy(&mut self, first: u32, count: usize) -> Result<Vec<u32>> {
         let count = count.min(self.context.saturating_sub(self.cached.len()));
         let mut ids = Vec::with_capacity(count);
-        if let Executor::Gpu(gpu) = &mut self.executor {
+        if let Executor::Gpu(gpu) = &mut self.executor
+            && !gpu.has_outside()
+        {
             gpu.reserve(self.cached.len() + count).await?;
             let take = |id| {
                 ids.push(id);
