@@ -293,6 +293,17 @@ fn reference_checks(steps: &mut Vec<Step>) -> Result<()> {
             }));
         }
     }
+    // Rows of gathered tables read from the files, on either device.
+    for (name, device) in [("mobile-e2b", "gpu"), ("mobile-e4b", "cpu")] {
+        steps.push(run(format!("check {name}, {device}, tables outside"), minutes(15), move || {
+            let folder = root().join("tests/golden/gemma4").join(name);
+            let mut command = cargo();
+            command.args(["run", "--quiet", "--profile", "tools", "-p", "sotto-cli", "--", "check"]).arg(&folder);
+            command.arg("--reference").arg(&folder).args(["--device", device, "--tables", "outside"]);
+            Driver::Lavapipe.set(&mut command)?;
+            Ok(command)
+        }));
+    }
     Ok(())
 }
 

@@ -22,6 +22,15 @@ pub(crate) enum DeviceChoice {
     Gpu,
 }
 
+/// Where tables are that are only gathered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tables {
+    /// With the other weights.
+    Inside,
+    /// In the model's files.
+    Outside,
+}
+
 impl Arguments {
     pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
         let (mut positional, mut options) = (Vec::new(), BTreeMap::new());
@@ -82,6 +91,15 @@ impl Arguments {
             None | Some("kept") => Ok(Ranges::Kept),
             Some("ignored") => Ok(Ranges::Ignored),
             Some(other) => Err(Error::format("--ranges", format!("{other} is neither kept nor ignored"))),
+        }
+    }
+
+    /// `--tables`: where tables are that are only gathered.
+    pub(crate) fn tables(&self) -> Result<Tables> {
+        match self.text("tables") {
+            None | Some("inside") => Ok(Tables::Inside),
+            Some("outside") => Ok(Tables::Outside),
+            Some(other) => Err(Error::format("--tables", format!("{other} is neither inside nor outside"))),
         }
     }
 

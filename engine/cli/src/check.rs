@@ -22,7 +22,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let folder = arguments.text("reference").map_or(arguments.model()?, Path::new);
     let fixture = std::fs::read(folder.join("reference.json")).ok().and_then(|json| fixture::parse(&json));
     if let Some(fixture) = fixture {
-        let weights = load::Weights::open(arguments.model()?)?;
+        let weights = load::Weights::open(arguments.model()?, arguments.tables()?)?;
         let tensors = check::parse_tensors(&load::read(&folder.join("reference.safetensors"))?)?;
         if device == DeviceChoice::Cpu(CpuPath::Fast) {
             let top_1 = arguments.number("top-1", check::TOP_1)?;
@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     }
     if arguments.text("reference").is_none() && device != DeviceChoice::Cpu(CpuPath::Reference) {
         // Without a reference the exact CPU path is the reference.
-        let weights = load::Weights::open(arguments.model()?)?;
+        let weights = load::Weights::open(arguments.model()?, arguments.tables()?)?;
         let ranges = arguments.ranges()?;
         let mut exact = weights.generator(DeviceChoice::Cpu(CpuPath::Reference), Stages::Kept, ranges)?;
         let mut other = weights.generator(device, Stages::Kept, ranges)?;
@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         pollster::block_on(fixture::against(&mut exact, &mut other, tokens, &mut report))?;
         return Ok(summary(failed));
     }
-    let model = load::open(arguments.model()?)?;
+    let model = load::open(arguments.model()?, arguments.tables()?)?;
     let mut generator = load::generator(&model, device, Stages::Kept, None)?;
     report(Line {
         name: "weights".into(),

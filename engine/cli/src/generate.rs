@@ -16,7 +16,7 @@ use crate::arguments::Arguments;
 use crate::load;
 
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    let opened = load::open(arguments.model()?)?;
+    let opened = load::open(arguments.model()?, arguments.tables()?)?;
     let model = &opened.model;
     let prompt = match (arguments.text("prompt"), arguments.text("chat")) {
         (Some(text), None) => {
@@ -68,7 +68,7 @@ fn next(generator: &mut Generator) -> Result<Vec<f32>> {
 
 /// Prints the greedy continuation of ids spread over the vocabulary: the same task wherever it runs, without a tokenizer.
 pub(crate) fn greedy(arguments: &Arguments) -> Result<bool> {
-    let weights = load::Weights::open(arguments.model()?)?;
+    let weights = load::Weights::open(arguments.model()?, arguments.tables()?)?;
     let mut generator =
         weights.generator(arguments.device(CpuPath::Reference)?, Stages::Dropped, arguments.ranges()?)?;
     let recording = generator.recording();
@@ -95,7 +95,7 @@ pub(crate) fn greedy(arguments: &Arguments) -> Result<bool> {
 }
 
 pub(crate) fn bench(arguments: &Arguments) -> Result<bool> {
-    let opened = load::open(arguments.model()?)?;
+    let opened = load::open(arguments.model()?, arguments.tables()?)?;
     let mut generator =
         load::generator(&opened, arguments.device(CpuPath::Fast)?, Stages::Dropped, arguments.quantize()?)?;
     let new: usize = arguments.number("new", 64)?;

@@ -26,6 +26,8 @@ sotto-cli runs the engine on this machine. MODEL is a GGUF file or a Hugging Fac
       kernel of a decode step at a position, on a graphics device with timestamps
   sotto-cli greedy MODEL [--tokens N] [--new N] [--device cpu|gpu] [--path reference|fast] [--ranges kept|ignored]
       prints ids: what follows N ids spread over the vocabulary, and how far ahead each choice was; needs no tokenizer
+      (check, generate, bench and greedy: --tables outside reads rows of tables that are only gathered from the model's files,
+      when a step needs them)
   sotto-cli inspect FILE
       says what a model file holds
   sotto-cli synth e2b-mobile|e4b-mobile|e2b-q4_0|tiny-mobile|tiny-q4_0 DIR [--tokenizer FILE] [--seed S]

@@ -200,9 +200,10 @@ impl Generator {
         Ok(Progress::Logits(values))
     }
 
-    /// True when the device chooses tokens with these options by itself: see [`Self::start_decoding`].
+    /// True when the device chooses tokens with these options by itself: see [`Self::start_decoding`]. With tables outside of
+    /// the device ([`crate::outside`]) it does not, since the CPU has to know each id before its step.
     pub fn can_choose(&self, options: &SamplerOptions) -> bool {
-        matches!(self.executor, Executor::Gpu(_)) && sample::serves(options)
+        matches!(&self.executor, Executor::Gpu(gpu) if !gpu.has_outside()) && sample::serves(options)
     }
 
     /// Leaves the choice of at most `count` tokens to the graphics device, with several steps in flight; [`Self::next_token`]

@@ -9,6 +9,7 @@ pub mod gpu;
 pub mod kernels;
 pub mod model;
 pub mod models;
+pub mod outside;
 pub mod quant;
 pub mod recipes;
 pub mod recording;

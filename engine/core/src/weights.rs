@@ -162,6 +162,12 @@ impl<'a> WeightStream<'a> {
         Self { table, order, next: 0, position, partial: Vec::new(), row: 0 }
     }
 
+    /// Leaves these weights out: they are neither wanted nor handed on.
+    pub fn without(mut self, weights: &BTreeSet<WeightId>) -> Self {
+        self.order.retain(|id| !weights.contains(id));
+        self
+    }
+
     /// True when every weight of the file has been handed on.
     pub fn is_done(&self) -> bool {
         self.next == self.order.len()
@@ -310,6 +316,11 @@ mod tests {
             }
             assert_eq!((read, stream.is_done()), (92, true));
         }
+        let mut got = Collect(Vec::new());
+        let mut stream = WeightStream::new(&table, 0, 0).without(&BTreeSet::from([WeightId(1)]));
+        assert_eq!(stream.wanted(), Some(70..130));
+        stream.push(&file, &mut got).unwrap();
+        assert!(stream.is_done() && got.0.iter().all(|g| g.0 == 0), "one weight is left out");
         let mut stream = WeightStream::new(&table, 0, 0);
         assert!(stream.skip_to(11).is_err(), "into a weight");
         stream.push(&file[..27], &mut Collect(Vec::new())).unwrap();

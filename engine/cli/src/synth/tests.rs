@@ -9,7 +9,7 @@ use sotto_core::sampler::argmax;
 use sotto_core::tokenizer::{ChatFormat, Message, Role, Specials, Tokenizer};
 
 use super::*;
-use crate::arguments::DeviceChoice;
+use crate::arguments::{DeviceChoice, Tables};
 use crate::load;
 
 /// A folder that goes away with the test.
@@ -58,7 +58,7 @@ fn the_engine_runs_both_tiny_files() {
     for (kind, file) in [("tiny-mobile", ""), ("tiny-q4_0", "model.gguf")] {
         let folder = Folder::new(kind);
         synth(kind, &folder);
-        let opened = load::open(&folder.0.join(file)).expect("it opens");
+        let opened = load::open(&folder.0.join(file), Tables::Inside).expect("it opens");
         assert_eq!((opened.model.architecture, opened.model.bos), ("gemma4", Some(2)), "{kind}");
         assert!(opened.model.eos.contains(&106), "{kind}");
         // From a file of its own in the one, from the metadata in the other.

@@ -9,6 +9,7 @@ use self::fast::{Activations, FastKv, FastMatrix, Outputs, PackedMatrix};
 use crate::error::{Error, Result};
 use crate::kernels::matmul::Store;
 use crate::kernels::{self, Attention, Embed, Gain, MatMul, Op, RmsNorm, rope};
+use crate::outside::OutsideRows;
 use crate::quant::{QuantType, apply_scales};
 use crate::recording::{BufferId, KvInfo, Recording, Rows, Step};
 use crate::weights::{WeightId, WeightRole, WeightSink, WeightSpec, WeightTable};
@@ -88,6 +89,8 @@ pub struct CpuExecutor {
     weights: Vec<Weight>,
     shapes: Vec<(usize, usize)>,
     scales: Vec<Option<WeightId>>,
+    /// Tables that do not stream in.
+    outside: Option<OutsideRows>,
     buffers: Vec<Vec<f32>>,
     kv: Vec<KvCache>,
     row: Vec<f32>,
@@ -132,6 +135,7 @@ impl CpuExecutor {
             weights: (0..table.len()).map(|_| Weight::Missing).collect(),
             shapes: table.iter().map(|(_, s)| (s.rows, s.cols)).collect(),
             scales: table.iter().map(|(_, s)| s.scales).collect(),
+            outside: None,
             buffers: recording.buffers.iter().map(|_| Vec::new()).collect(),
             kv: kv.collect::<Result<_>>()?,
             row: Vec::new(),
@@ -140,6 +144,12 @@ impl CpuExecutor {
             angles: recording.rope.iter().map(|_| Angles::default()).collect(),
             recording,
         })
+    }
+
+    /// Leaves tables where they lie: they must not stream in.
+    pub fn with_outside(mut self, outside: Option<OutsideRows>) -> Self {
+        self.outside = outside;
+        self
     }
 
     /// Which implementation runs.
@@ -315,6 +325,11 @@ impl CpuExecutor {
     fn embed(&mut self, op: &Embed, tokens: &[u32]) -> Result<()> {
         let (rows, cols) = self.shapes[op.table.0 as usize];
         let mut out = self.take(op.out);
+        if let Some(outside) = self.outside.as_mut().filter(|outside| outside.holds(op.table)) {
+            outside.gather(op, self.recording.info(op.out).cols, tokens, &mut out)?;
+            self.put(op.out, out);
+            return Ok(());
+        }
         let mut whole = core::mem::take(&mut self.row);
         whole.resize(cols, 0.0);
         let width = self.recording.info(op.out).cols;

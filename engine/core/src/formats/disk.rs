@@ -1,12 +1,14 @@
 //! Models on this machine's disk: a GGUF file or a Hugging Face folder.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::{Gguf, HuggingFaceTexts, ModelDescription, Safetensors, TensorList, gguf, gguf_rope_divisors, safetensors};
 use crate::error::{Error, Result};
-use crate::weights::{PIECE, WeightSink, WeightStream};
+use crate::outside::ReadFiles;
+use crate::weights::{PIECE, WeightId, WeightSink, WeightStream};
 
 /// The first read; most headers of folders fit, and a GGUF header asks for more.
 const FIRST_READ: u64 = 64 << 10;
@@ -62,13 +64,19 @@ impl DiskModel {
 
     /// Streams all weights into `sink`.
     pub fn stream(&self, sink: &mut dyn WeightSink) -> Result<()> {
+        self.stream_without(&BTreeSet::new(), sink)
+    }
+
+    /// Streams all weights but those `outside` into `sink`.
+    pub fn stream_without(&self, outside: &BTreeSet<WeightId>, sink: &mut dyn WeightSink) -> Result<()> {
         let mut piece = vec![0; PIECE];
         for (number, path) in self.paths.iter().enumerate() {
             let start = self.description.files.get(number).map_or(0, |f| f.data_start);
-            let mut stream = WeightStream::new(&self.description.weights, number, start);
+            let mut stream = WeightStream::new(&self.description.weights, number, start).without(outside);
             let mut file = File::open(path).map_err(|e| io_error(path, &e))?;
-            file.seek(SeekFrom::Start(start)).map_err(|e| io_error(path, &e))?;
-            while !stream.is_done() {
+            while let Some(wanted) = stream.wanted() {
+                stream.skip_to(wanted.start)?;
+                file.seek(SeekFrom::Start(wanted.start)).map_err(|e| io_error(path, &e))?;
                 let n = file.read(&mut piece).map_err(|e| io_error(path, &e))?;
                 if n == 0 {
                     break;
@@ -78,6 +86,26 @@ impl DiskModel {
             stream.finish()?;
         }
         Ok(())
+    }
+
+    /// The weights' files, to be read here and there.
+    pub fn files(&self) -> Result<DiskFiles> {
+        let open = |path: &PathBuf| match File::open(path) {
+            Ok(file) => Ok((path.clone(), file)),
+            Err(error) => Err(io_error(path, &error)),
+        };
+        Ok(DiskFiles(self.paths.iter().map(open).collect::<Result<_>>()?))
+    }
+}
+
+/// A model's open files.
+pub struct DiskFiles(Vec<(PathBuf, File)>);
+
+impl ReadFiles for DiskFiles {
+    fn read(&mut self, file: usize, offset: u64, into: &mut [u8]) -> Result<()> {
+        let missing = || Error::format("the model's files", format!("there is no file {file}"));
+        let (path, file) = self.0.get_mut(file).ok_or_else(missing)?;
+        file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(into)).map_err(|e| io_error(path, &e))
     }
 }
 

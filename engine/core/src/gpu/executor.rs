@@ -8,14 +8,15 @@ use crate::error::{Error, Result};
 use crate::kernels::quantize::Codes;
 use crate::kernels::rope::angles;
 use crate::kernels::sample::Wish;
-use crate::kernels::{Op, argmax, sample};
+use crate::kernels::{Embed, Op, argmax, sample};
+use crate::outside::OutsideRows;
 use crate::recording::{BufferId, KvInfo, Recording, Rows, Step};
 use crate::weights::{WeightId, WeightSink, WeightSpec, WeightTable};
 
 use super::device::Gpu;
 use super::flight::Flight;
 use super::pipelines::Pipelines;
-use super::plan::{Plan, Planned};
+use super::plan::{Plan, Planned, written_before};
 use super::shader::{Access, Dispatch, Mode, Planner, Resource, params};
 use super::weights::GpuWeights;
 
@@ -30,11 +31,19 @@ pub struct Options {
     pub first_positions: usize,
     /// Most bytes of a binding, if less than the device allows.
     pub binding_bytes: u64,
+    /// Most bytes of all weights, if less than the device has: more is refused as the device would.
+    pub weight_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_tokens: 256, max_positions: usize::MAX, first_positions: 512, binding_bytes: u64::MAX }
+        Self {
+            max_tokens: 256,
+            max_positions: usize::MAX,
+            first_positions: 512,
+            binding_bytes: u64::MAX,
+            weight_bytes: u64::MAX,
+        }
     }
 }
 
@@ -92,6 +101,13 @@ pub(super) struct Buffers {
     unwritten: wgpu::Buffer,
 }
 
+/// Tables that lie outside, and what is gathered from them.
+struct Outside {
+    rows: OutsideRows,
+    gathers: Vec<Embed>,
+    values: Vec<f32>,
+}
+
 /// A recording on the graphics device.
 pub struct GpuExecutor {
     pub(super) gpu: Gpu,
@@ -100,6 +116,7 @@ pub struct GpuExecutor {
     /// Rows of the smallest embedding table: ids are below.
     vocabulary: usize,
     pub(super) buffers: Buffers,
+    outside: Option<Outside>,
     pipelines: Pipelines,
     /// For steps of one token, and of any number.
     decode: Vec<Bound>,
@@ -122,7 +139,22 @@ pub struct GpuExecutor {
 
 impl GpuExecutor {
     /// Allocates what a recording and its weights need, and compiles its shaders. The weights then stream in.
-    pub async fn new(gpu: &Gpu, recording: &Arc<Recording>, table: &WeightTable, mut options: Options) -> Result<Self> {
+    pub async fn new(gpu: &Gpu, recording: &Arc<Recording>, table: &WeightTable, options: Options) -> Result<Self> {
+        Self::with_outside(gpu, recording, table, options, None).await
+    }
+
+    /// The same, with tables that are left where they lie: they take no memory of the device and must not stream in. Every
+    /// step then needs its tokens on the CPU, so [`Self::decode_greedy`] is refused.
+    pub async fn with_outside(
+        gpu: &Gpu,
+        recording: &Arc<Recording>,
+        table: &WeightTable,
+        mut options: Options,
+        outside: Option<OutsideRows>,
+    ) -> Result<Self> {
+        let outside_weights = outside.as_ref().map(OutsideRows::weights).unwrap_or_default();
+        let gathers = written_before(recording, &outside_weights)?;
+        let outside = outside.map(|rows| Outside { rows, gathers, values: Vec::new() });
         let limits = gpu.device.limits();
         options.binding_bytes =
             options.binding_bytes.min(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size);
@@ -132,11 +164,9 @@ impl GpuExecutor {
         options.max_positions = options.max_positions.min((options.binding_bytes / row) as usize);
         let capacity = options.first_positions.min(options.max_positions).max(1);
 
-        let plan = Plan::new(recording, table, options.binding_bytes);
+        let plan = Plan::new(recording, table, options.binding_bytes, &outside_weights);
         let weights = gpu
-            .guarded("no room for the weights", || {
-                GpuWeights::allocate(gpu, &plan, recording, table, options.binding_bytes)
-            })
+            .guarded("no room for the weights", || GpuWeights::allocate(gpu, &plan, recording, table, &options))
             .await?;
         let (activations, shared) = places(recording, &plan.shared, &options)?;
         let placed: Vec<_> = activations.iter().map(|a| (a.buffer, (a.offset / 4) as u32)).collect();
@@ -197,6 +227,7 @@ impl GpuExecutor {
             recording: Arc::clone(recording),
             options,
             buffers,
+            outside,
             pipelines: Pipelines::default(),
             decode: Vec::new(),
             prefill: Vec::new(),
@@ -234,6 +265,11 @@ impl GpuExecutor {
     /// The longest context that the device can hold.
     pub fn max_positions(&self) -> usize {
         self.options.max_positions
+    }
+
+    /// True when tables lie outside, so that every step needs its tokens on the CPU.
+    pub fn has_outside(&self) -> bool {
+        self.outside.is_some()
     }
 
     /// Bytes of weights on the device.
@@ -472,6 +508,7 @@ impl GpuExecutor {
             let reason = format!("{id} is beyond the vocabulary of {}", self.vocabulary);
             return Err(Error::format("token id", reason));
         }
+        self.gather_outside(step, tokens)?;
         self.grow(step.position + step.tokens)?;
         // A step from the start, or one that resumes, makes what was beyond it stale.
         self.ring_end = if step.position == 0 { step.tokens } else { self.ring_end.max(step.position + step.tokens) };
@@ -489,6 +526,21 @@ impl GpuExecutor {
             queue.write_buffer(buffer, 0, bytemuck::cast_slice(&pairs));
         }
         Ok(())
+    }
+
+    /// Writes what a step gathers from tables outside to where the operations that gather would leave it.
+    fn gather_outside(&mut self, step: Step, tokens: Option<&[u32]>) -> Result<()> {
+        let Some(mut outside) = self.outside.take() else { return Ok(()) };
+        let written = outside.gathers.iter().try_for_each(|op| {
+            let tokens = tokens.ok_or_else(chosen_too_late)?;
+            let info = self.recording.info(op.out);
+            let rows = if info.rows == Rows::One { 1 } else { step.tokens };
+            outside.values.resize(rows * info.cols, 0.0);
+            outside.rows.gather(op, info.cols, tokens, &mut outside.values)?;
+            self.write(op.out, &outside.values)
+        });
+        self.outside = Some(outside);
+        written
     }
 
     fn plan(&self, step: Step) -> &[Bound] {
@@ -690,6 +742,13 @@ fn rings(recording: &Recording, max_tokens: usize) -> Vec<u32> {
 /// The row of a cache's end: rows for `positions`, or all of a ring.
 fn cache_rows(ring: u32, positions: usize) -> usize {
     positions.min((ring as usize).saturating_add(1))
+}
+
+fn chosen_too_late() -> Error {
+    Error::unsupported(
+        "a choice left on the graphics device",
+        "rows of this model are read by the CPU, which has to know it",
+    )
 }
 
 pub(super) fn no_logits() -> Error {

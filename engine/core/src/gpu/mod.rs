@@ -12,7 +12,7 @@ pub mod shader;
 mod shader_tests;
 mod signal;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod weights;

@@ -4,7 +4,7 @@
 //! Joined are products of one input (q, k and v; gate and up), for one token also with the norm before them and the
 //! activation after them, and the rotations with the append to the cache; then what `fuse.rs` finds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
 use crate::kernels::head_norms::HeadNorms;
@@ -12,7 +12,7 @@ use crate::kernels::matmul::{MOST, Products, Store};
 use crate::kernels::norm_chain::NormChain;
 use crate::kernels::packed_matmul::Extras;
 use crate::kernels::quantize::Codes;
-use crate::kernels::{Argmax, Attention, GatedActivation, KvAppend, MatMul, Op, RmsNorm, Rope, Sample, SoftCap};
+use crate::kernels::{Argmax, Attention, Embed, GatedActivation, KvAppend, MatMul, Op, RmsNorm, Rope, Sample, SoftCap};
 use crate::recording::{BufferId, Recording};
 use crate::weights::{WeightId, WeightTable};
 
@@ -95,8 +95,14 @@ pub(super) struct Planned {
 }
 
 impl<'a> Plan<'a> {
-    /// Joins what can be joined. Joined weights take at most `limit` bytes, so that they fit one binding.
-    pub(super) fn new(recording: &'a Recording, table: &'a WeightTable, limit: u64) -> Self {
+    /// Joins what can be joined. Joined weights take at most `limit` bytes, so that they fit one binding. Rows of the tables in
+    /// `outside` are not gathered by the device: see [`written_before`].
+    pub(super) fn new(
+        recording: &'a Recording,
+        table: &'a WeightTable,
+        limit: u64,
+        outside: &BTreeSet<WeightId>,
+    ) -> Self {
         let mut plan = Self {
             recording,
             table,
@@ -115,6 +121,7 @@ impl<'a> Plan<'a> {
                 Op::RmsNorm(norm) => plan.join_norm(norm, i, end, limit),
                 Op::MatMul(_) => plan.join_products(None, i, end, limit),
                 Op::Rope(query) => plan.join_rotations(query, i, end),
+                Op::Embed(op) if outside.contains(&op.table) => 1,
                 op => plan.push(Joined::Op(op), i, 1),
             };
         }
@@ -419,6 +426,28 @@ impl JoinedProducts<'_> {
         all.extend(Products { norm, products: &self.products, gate, extras }.dispatches(planner)?);
         Ok(all)
     }
+}
+
+/// The gathers from tables in `outside`, whose rows are written before a step begins. Fails where that would be too early, since
+/// an operation before uses the same buffer.
+pub(super) fn written_before(recording: &Recording, outside: &BTreeSet<WeightId>) -> Result<Vec<Embed>> {
+    let mut gathers = Vec::new();
+    for (i, op) in recording.ops.iter().enumerate() {
+        let Op::Embed(embed) = op else { continue };
+        if !outside.contains(&embed.table) {
+            continue;
+        }
+        let uses = |op: &Op| reads(op).contains(&embed.out) || writes(op) == Some(embed.out);
+        if recording.ops[..i].iter().any(uses) {
+            let name = &recording.info(embed.out).name;
+            return Err(Error::unsupported(
+                format!("a table outside of the graphics device for {name}"),
+                "something else is in that buffer when a step begins",
+            ));
+        }
+        gathers.push(embed.clone());
+    }
+    Ok(gathers)
 }
 
 fn reads(op: &Op) -> Vec<BufferId> {

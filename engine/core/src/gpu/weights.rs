@@ -9,6 +9,7 @@ use crate::recording::Recording;
 use crate::weights::{WeightId, WeightSpec, WeightTable};
 
 use super::device::Gpu;
+use super::executor::Options;
 use super::layout::Packing;
 use super::plan::Plan;
 use super::shader::MatrixPlaces;
@@ -59,17 +60,17 @@ pub(super) struct GpuWeights {
 }
 
 impl GpuWeights {
-    /// Allocates all weights of a plan; a binding holds at most `limit` bytes.
+    /// Allocates all weights of a plan, within the limits that `options` set.
     pub(super) fn allocate(
         gpu: &Gpu,
         plan: &Plan<'_>,
         recording: &Recording,
         table: &WeightTable,
-        limit: u64,
+        options: &Options,
     ) -> Result<Self> {
         let mut weights = Self::default();
         for ids in &plan.matrices {
-            weights.add_matrix(gpu, ids, table, limit)?;
+            weights.add_matrix(gpu, ids, table, options.binding_bytes)?;
         }
         for id in scalars_of(recording) {
             let next = weights.scalar_places.len();
@@ -107,6 +108,10 @@ impl GpuWeights {
                     weights.vectors.entry(bias).or_default().push(VectorPlace { buffer: buffer.clone(), first });
                 }
             }
+        }
+        if weights.bytes > options.weight_bytes {
+            let (bytes, most) = (weights.bytes, options.weight_bytes);
+            return Err(Error::Gpu(format!("no room for the weights: {bytes} bytes of them, {most} are allowed")));
         }
         Ok(weights)
     }
