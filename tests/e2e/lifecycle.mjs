@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, sleep } from '../browser/cdp.mjs'
 import { REPOSITORY } from '../browser/chromium.mjs'
-import { Mirror } from '../browser/mirror.mjs'
+import { Mirror, tinyModel } from '../browser/mirror.mjs'
 import { Client } from './client.mjs'
 import { check, scenario } from './harness.mjs'
 /** @import { Browser } from '../browser/chromium.mjs' */
@@ -41,6 +41,15 @@ function files (template = '<|im_start|>user\n<|im_end|>') {
     ...['tokenizer.json', 'model.safetensors'].map((name) => /** @type {const} */ ([name, readFileSync(join(golden, name))]))
   ])
   if (template) all.set('tokenizer_config.json', Buffer.from(JSON.stringify({ chat_template: template })))
+  return all
+}
+
+/** Another: a Gemma 4 of zeros, whose table of 67 MB is only gathered. */
+function filesWithTable () {
+  const all = tinyModel(350_000)
+  const weights = /** @type {Buffer} */ (all.get('model.safetensors'))
+  weights.fill(0, 8 + Number(weights.readBigUInt64LE(0)))
+  all.set('tokenizer_config.json', Buffer.from(JSON.stringify({ chat_template: '<|im_start|>user\n<|im_end|>' })))
   return all
 }
 
@@ -98,6 +107,27 @@ scenario('a model that cannot be loaded: the packaged one answers, and it is sai
   const { end } = await client.done('r1')
   check(end?.kind === 'done' && end.stats.model === 'Starter', JSON.stringify(end))
   check((await client.models())?.current === 'starter', 'the current model is another')
+}, DOWNLOADS)
+
+scenario('a table that stays on the disk: its model is mended and deleted while it is loaded', async (stage) => {
+  const client = await withOwnModel(stage, filesWithTable())
+  const status = async () => (await client.models())?.models.find(({ id }) => id === OWN)?.status.state
+  await client.page.eval(async (/** @type {string} */ id) => {
+    const models = await (await navigator.storage.getDirectory()).getDirectoryHandle('models')
+    const file = await (await (await models.getDirectoryHandle(id)).getFileHandle('data-1')).createWritable({ keepExistingData: true })
+    await file.write({ type: 'write', position: 20_000_000, data: new Uint8Array(16).fill(1) })
+    await file.close()
+  }, OWN)
+  const ready = await client.use(OWN)
+  check(ready?.deviceReason.includes('stays on the disk'), `all of it was loaded: ${ready?.deviceReason}`)
+  await client.send({ type: 'check', model: OWN })
+  await expect('the damage is found', async () => await status() === 'failed', 60_000)
+  await client.send({ type: 'resumeGet', model: OWN })
+  await expect('it is mended', async () => await status() === 'here', 60_000)
+  check((await client.states()).at(-1)?.state === 'idle', 'it stayed loaded over its own file')
+  check(await client.use(OWN), 'it does not load again')
+  await client.send({ type: 'delete', model: OWN })
+  await expect('it is gone', async () => await status() === undefined, 30_000)
 }, DOWNLOADS)
 
 /**

@@ -167,6 +167,7 @@ fn steps() -> Result<Vec<Step>> {
         ("starter in chromium, gpu", "tests/browser/check.mjs", &["gpu"]),
         ("gemma 4 in chromium, reference", "tests/browser/fixtures.mjs", &["reference"]),
         ("gemma 4 in chromium, gpu", "tests/browser/fixtures.mjs", &["gpu"]),
+        ("tables outside in chromium", "tests/browser/outside.mjs", &[]),
         ("end to end", "tests/e2e/run.mjs", &[]),
     ] {
         steps.push(run(name, minutes(25), move || {

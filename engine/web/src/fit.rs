@@ -1,9 +1,11 @@
 //! Whether a device can run a model: by the limits it states, never by its name. Pure.
 
+use std::collections::BTreeSet;
+
 use sotto_core::gpu::Adapter;
 use sotto_core::model::Model;
 use sotto_core::recipes::ModelEntry;
-use sotto_core::weights::{WeightRole, WeightSpec, WeightTable};
+use sotto_core::weights::{WeightId, WeightRole, WeightSpec, WeightTable};
 
 use crate::protocol::Fit;
 
@@ -46,15 +48,15 @@ const LEAST_TOKENS_PER_SECOND: f64 = 1.0;
 const CPU_MOST_BYTES: u64 = 3584 << 20;
 
 impl Sizes {
-    /// The sizes of an opened model.
-    pub fn of(model: &Model) -> Self {
+    /// The sizes of an opened model, without the weights that stay `outside` of the device.
+    pub fn of(model: &Model, outside: &BTreeSet<WeightId>) -> Self {
         let largest = model.recording.kv.iter().map(|kv| (kv.heads * kv.head_dim * 4) as u64).max();
-        Self { largest_position: largest.unwrap_or(0), ..Self::of_weights(&model.weights) }
+        Self { largest_position: largest.unwrap_or(0), ..Self::of_weights(&model.weights, outside) }
     }
 
-    fn of_weights(weights: &WeightTable) -> Self {
+    fn of_weights(weights: &WeightTable, outside: &BTreeSet<WeightId>) -> Self {
         let mut sizes = Self::default();
-        for (_, spec) in weights.iter() {
+        for (_, spec) in weights.iter().filter(|(id, _)| !outside.contains(id)) {
             let bytes = cpu_bytes(spec);
             sizes.longest_row = sizes.longest_row.max(spec.row_bytes() as u64);
             sizes.cpu_bytes += bytes;
@@ -190,7 +192,7 @@ mod tests {
         for weight in weights {
             table.add(weight).unwrap();
         }
-        Sizes::of_weights(&table)
+        Sizes::of_weights(&table, &BTreeSet::new())
     }
 
     #[test]
@@ -222,6 +224,17 @@ mod tests {
         assert_eq!(both.cpu_bytes_per_token, 5 * (1 << 20) / 8);
         assert_eq!(both.cpu_bytes, both.cpu_bytes_per_token + 4 * (1 << 20) * 9 / 8);
         assert_eq!(both.longest_row, 1088);
+    }
+
+    #[test]
+    fn what_stays_outside_costs_nothing() {
+        let mut table = WeightTable::default();
+        table.add(weight(1024, 1024, QuantType::Q4_0, WeightRole::Matrix)).unwrap();
+        let rest = Sizes::of_weights(&table, &BTreeSet::new());
+        // 9.7 GB: more than WebAssembly can hold, in rows of 38 KB.
+        let gathered = table.add(weight(262_144, 34_816, QuantType::Q8_0, WeightRole::Gathered)).unwrap();
+        assert!(on_cpu(&Sizes::of_weights(&table, &BTreeSet::new())).is_err());
+        assert_eq!(Sizes::of_weights(&table, &BTreeSet::from([gathered])), rest);
     }
 
     #[test]

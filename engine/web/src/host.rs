@@ -1,15 +1,16 @@
 //! A loaded model: chooses a device, streams the weights into it, and starts it anew after the device was lost.
 
 use std::cell::OnceCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use sotto_core::cpu::CpuPath;
 use sotto_core::generate::{Executor, Generator};
 use sotto_core::gpu::{self, Fence, Gpu, GpuExecutor, Options};
 use sotto_core::model::{Model, Stages};
+use sotto_core::outside::{self, OutsideRows};
 use sotto_core::text::guard::GuardTables;
-use sotto_core::weights::WeightStream;
+use sotto_core::weights::{WeightId, WeightStream};
 use sotto_core::{Error, Result};
 
 use crate::browser::{Pause, graphics_name, now, sleep};
@@ -43,6 +44,21 @@ const ASK_AGAIN_MS: i32 = 250;
 const WINDOW_BYTES: u64 = 32 << 20;
 const WINDOWS: usize = 2;
 
+/// What a load may take; tests allow less.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Allowance {
+    /// Most bytes of weights on a graphics device, if less than it has.
+    pub(crate) weight_bytes: u64,
+    /// Tables that are only gathered may stay in storage from this size on.
+    pub(crate) table_bytes: u64,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self { weight_bytes: u64::MAX, table_bytes: outside::WORTH_BYTES }
+    }
+}
+
 /// Where a model runs, in words.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct DeviceWords {
@@ -57,6 +73,7 @@ pub(crate) struct Host {
     pub(crate) device: DeviceWords,
     source: Source,
     context: usize,
+    allowance: Allowance,
     guard_tables: OnceCell<Arc<GuardTables>>,
 }
 
@@ -70,15 +87,17 @@ impl Host {
         preference: Preference,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
-        Self::load_with(source, context, preference, Stages::Dropped, progress).await
+        let allowance = Allowance::default();
+        Self::load_with(source, context, preference, Stages::Dropped, allowance, progress).await
     }
 
-    /// The same, for a check that reads stages.
+    /// The same, for a check that reads stages, or a test that allows less.
     pub(crate) async fn load_with(
         source: Source,
         context: usize,
         preference: Preference,
         stages: Stages,
+        allowance: Allowance,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
         let (description, reader) = source.describe().await?;
@@ -86,15 +105,24 @@ impl Host {
         // The tokenizer's text alone can be 33 MB.
         drop(description);
         let context = context.min(model.context);
-        let load = Load { model: &model, source: &source, context, patience: ON_START };
+        let load =
+            Load { model: &model, source: &source, context, allowance, patience: ON_START, tables: Tables::Inside };
         let (generator, device) = load.run(Some(reader), preference, progress).await?;
-        Ok(Self { model, generator, device, source, context, guard_tables: OnceCell::new() })
+        Ok(Self { model, generator, device, source, context, allowance, guard_tables: OnceCell::new() })
     }
 
-    /// Starts the model anew after its device failed. Its tokens have to be read again.
+    /// Starts the model anew after its device failed. Its tokens have to be read again. Memory may have been what was missing: a
+    /// graphics device now gets no table that can stay in storage.
     pub(crate) async fn restart(&mut self, preference: Preference, progress: &mut dyn FnMut(u64)) -> Result<()> {
         self.close();
-        let load = Load { model: &self.model, source: &self.source, context: self.context, patience: AFTER_A_LOSS };
+        let load = Load {
+            model: &self.model,
+            source: &self.source,
+            context: self.context,
+            allowance: self.allowance,
+            patience: AFTER_A_LOSS,
+            tables: Tables::Outside,
+        };
         (self.generator, self.device) = load.run(None, preference, progress).await?;
         Ok(())
     }
@@ -111,7 +139,8 @@ impl Host {
 
     /// Whether the CPU may serve this model; if not, why, in a sentence.
     pub(crate) fn fits_cpu(&self) -> Result<(), String> {
-        fit::on_cpu(&Sizes::of(&self.model)).map(|_| ())
+        let outside = tables_outside(&self.model, &self.source, self.allowance);
+        fit::on_cpu(&Sizes::of(&self.model, &outside)).map(|_| ())
     }
 
     fn close(&mut self) {
@@ -127,12 +156,31 @@ impl Drop for Host {
     }
 }
 
+/// Where a graphics device is first given the tables that are only gathered. A CPU never holds those that can stay in storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tables {
+    /// With the other weights; in storage once that has failed.
+    Inside,
+    /// In storage.
+    Outside,
+}
+
+/// The weights that can stay in storage.
+fn tables_outside(model: &Model, source: &Source, allowance: Allowance) -> BTreeSet<WeightId> {
+    match source.stays_readable() {
+        true => outside::tables(&model.weights, allowance.table_bytes),
+        false => BTreeSet::new(),
+    }
+}
+
 /// One way of the weights into a device.
 struct Load<'a> {
     model: &'a Model,
     source: &'a Source,
     context: usize,
+    allowance: Allowance,
     patience: Patience,
+    tables: Tables,
 }
 
 impl Load<'_> {
@@ -143,41 +191,71 @@ impl Load<'_> {
         preference: Preference,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Generator, DeviceWords)> {
-        let cpu = |reason: String| DeviceWords { name: CPU_NAME.to_owned(), reason };
+        let outside = tables_outside(self.model, self.source, self.allowance);
         let (path, reason) = match preference {
             Preference::Cpu(path) => (path, "The CPU was asked for.".to_owned()),
-            Preference::Best | Preference::AnyGpu => match self.graphics(preference, &mut reader, progress).await {
-                Ok((gpu, name)) => {
-                    let reason = "WebGPU found a graphics adapter.".to_owned();
-                    return Ok((gpu, DeviceWords { name, reason }));
+            Preference::Best | Preference::AnyGpu => {
+                match self.graphics(preference, &outside, &mut reader, progress).await {
+                    Ok(loaded) => return Ok(loaded),
+                    Err(Error::Gpu(why)) if preference == Preference::Best => {
+                        (CpuPath::Fast, format!("No graphics adapter can be used: {why}."))
+                    }
+                    Err(error) => return Err(error),
                 }
-                Err(Error::Gpu(why)) if preference == Preference::Best => {
-                    (CpuPath::Fast, format!("No graphics adapter can be used: {why}."))
-                }
-                Err(error) => return Err(error),
-            },
+            }
         };
         if preference == Preference::Best {
-            fit::on_cpu(&Sizes::of(self.model))
+            fit::on_cpu(&Sizes::of(self.model, &outside))
                 .map_err(|slow| Error::unsupported("the CPU", format!("{reason} {slow}")))?;
         }
-        let mut executor = Executor::Cpu(Box::new(self.model.cpu(path)?));
-        self.stream(reader, &mut executor, progress).await?;
-        Ok((Generator::new(executor, Arc::clone(&self.model.recording), self.context), cpu(reason)))
+        let rows = self.rows(&outside).await?;
+        let mut executor = Executor::Cpu(Box::new(self.model.cpu(path)?.with_outside(rows)));
+        self.stream(reader, &outside, &mut executor, progress).await?;
+        let device = DeviceWords { name: CPU_NAME.to_owned(), reason: with_tables(reason, &outside) };
+        Ok((Generator::new(executor, Arc::clone(&self.model.recording), self.context), device))
     }
 
+    /// Loads onto a graphics device, with the tables in `outside` left in storage if it does not take all weights. Free memory
+    /// cannot be asked for: only trying tells.
     async fn graphics(
         &self,
         preference: Preference,
+        outside: &BTreeSet<WeightId>,
         reader: &mut Option<Reader>,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<(Generator, String)> {
-        let gpu = self.open(preference == Preference::AnyGpu).await?;
-        let loaded = self.onto(&gpu, reader, progress).await;
-        if loaded.is_err() {
-            gpu.close();
+    ) -> Result<(Generator, DeviceWords)> {
+        let nothing = BTreeSet::new();
+        let attempts: &[_] = match self.tables {
+            _ if outside.is_empty() => &[&nothing],
+            Tables::Inside => &[&nothing, outside],
+            Tables::Outside => &[outside],
+        };
+        let mut failure = Error::Gpu("it was not tried".to_owned());
+        for outside in attempts {
+            let gpu = self.open(preference == Preference::AnyGpu).await?;
+            match self.onto(&gpu, outside, reader, progress).await {
+                Ok(generator) => {
+                    let reason = with_tables("WebGPU found a graphics adapter.".to_owned(), outside);
+                    return Ok((generator, DeviceWords { name: gpu.name.clone(), reason }));
+                }
+                Err(error) => {
+                    gpu.close();
+                    if !matches!(error, Error::Gpu(_)) {
+                        return Err(error);
+                    }
+                    failure = error;
+                }
+            }
         }
-        loaded.map(|generator| (generator, gpu.name.clone()))
+        Err(failure)
+    }
+
+    /// A reader of the rows that stay in storage.
+    async fn rows(&self, outside: &BTreeSet<WeightId>) -> Result<Option<OutsideRows>> {
+        match outside.is_empty() {
+            true => Ok(None),
+            false => OutsideRows::new(&self.model.weights, outside, self.source.files().await?).map(Some),
+        }
     }
 
     async fn open(&self, accept_software: bool) -> Result<Gpu> {
@@ -193,21 +271,31 @@ impl Load<'_> {
         }
     }
 
-    async fn onto(&self, gpu: &Gpu, reader: &mut Option<Reader>, progress: &mut dyn FnMut(u64)) -> Result<Generator> {
+    async fn onto(
+        &self,
+        gpu: &Gpu,
+        outside: &BTreeSet<WeightId>,
+        reader: &mut Option<Reader>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Generator> {
         let limits = gpu.device.limits();
         let room = fit::Limits { binding: limits.max_storage_buffer_binding_size, buffer: limits.max_buffer_size };
-        let context = fit::on_gpu(&Sizes::of(self.model), room, self.context).map_err(Error::Gpu)?;
-        let options = Options { max_positions: context, ..Options::default() };
-        let executor = GpuExecutor::new(gpu, &self.model.recording, &self.model.weights, options).await?;
+        let context = fit::on_gpu(&Sizes::of(self.model, outside), room, self.context).map_err(Error::Gpu)?;
+        let weight_bytes = self.allowance.weight_bytes;
+        let options = Options { max_positions: context, weight_bytes, ..Options::default() };
+        let (recording, weights) = (&self.model.recording, &self.model.weights);
+        let executor = GpuExecutor::with_outside(gpu, recording, weights, options, self.rows(outside).await?).await?;
         let mut executor = Executor::Gpu(Box::new(executor));
-        self.stream(reader.take(), &mut executor, progress).await?;
+        self.stream(reader.take(), outside, &mut executor, progress).await?;
         Ok(Generator::new(executor, Arc::clone(&self.model.recording), context))
     }
 
-    /// Reads the weights once through and hands them to the executor, no faster than it takes them.
+    /// Reads the weights once through, but for those that stay `outside`, and hands them to the executor, no faster than it takes
+    /// them. Progress begins where it would be if the others had been read.
     async fn stream(
         &self,
         reader: Option<Reader>,
+        outside: &BTreeSet<WeightId>,
         executor: &mut Executor,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
@@ -217,9 +305,9 @@ impl Load<'_> {
         };
         let pause = Pause::new();
         let mut pressure = BackPressure::default();
-        let mut done = 0;
+        let mut done = outside.iter().map(|id| self.model.weights.get(*id).location.len).sum();
         for file in 0..self.model.files.len() {
-            let mut stream = WeightStream::new(&self.model.weights, file, 0);
+            let mut stream = WeightStream::new(&self.model.weights, file, 0).without(outside);
             while !stream.is_done() {
                 let more = reader.feed(file, &mut stream, executor).await?;
                 if more == 0 {
@@ -238,6 +326,13 @@ impl Load<'_> {
             gpu.gpu().settle().await?;
         }
         Ok(())
+    }
+}
+
+fn with_tables(reason: String, outside: &BTreeSet<WeightId>) -> String {
+    match outside.is_empty() {
+        true => reason,
+        false => format!("{reason} Part of the model stays on the disk and is read as it is needed."),
     }
 }
 

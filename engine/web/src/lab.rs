@@ -10,8 +10,9 @@ use sotto_core::{Error, Result};
 use wasm_bindgen::prelude::*;
 
 use crate::browser::{PackagedFile, now};
-use crate::host::{Host, Preference};
+use crate::host::{Allowance, Host, Preference};
 use crate::source::Source;
+use crate::store::Library;
 
 /// Positions a lab run may use.
 const CONTEXT: usize = 4096;
@@ -21,7 +22,32 @@ const CONTEXT: usize = 4096;
 pub struct Lab {
     host: Host,
     preference: Preference,
-    load_ms: f64,
+    loading: Loading,
+}
+
+/// A load, timed.
+#[derive(Clone, Copy)]
+struct Loading {
+    start: f64,
+    /// When the first weights had come, and how many bytes were done then: headers and tokenizer lie before.
+    first: Option<(f64, u64)>,
+    done: u64,
+    end: f64,
+}
+
+impl Loading {
+    fn begin() -> Self {
+        Self { start: now(), first: None, done: 0, end: 0.0 }
+    }
+
+    fn progress(&mut self, done: u64) {
+        self.first.get_or_insert_with(|| (now(), done));
+        self.done = done;
+    }
+
+    fn ended(self) -> Self {
+        Self { end: now(), ..self }
+    }
 }
 
 pub(crate) fn thrown(error: Error) -> JsError {
@@ -85,11 +111,33 @@ impl Lab {
 
     /// Loads a GGUF of `bytes` bytes on `device`: "cpu" (the fast path), "reference", or "gpu" (any adapter).
     pub async fn load(url: &str, bytes: f64, device: &str) -> core::result::Result<Lab, JsError> {
-        let start = now();
+        let mut loading = Loading::begin();
         let preference = preference(device).map_err(thrown)?;
         let source = Source::Packaged { url: url.to_owned(), bytes: bytes as u64 };
-        let host = Host::load(source, CONTEXT, preference, &mut |_| {}).await.map_err(thrown)?;
-        Ok(Lab { host, preference, load_ms: now() - start })
+        let host = Host::load(source, CONTEXT, preference, &mut |done| loading.progress(done)).await.map_err(thrown)?;
+        Ok(Lab { host, preference, loading: loading.ended() })
+    }
+
+    /// Loads the stored model `id` on `device`, with at most `weight_bytes` of weights on a graphics device, and tables that are
+    /// only gathered left in storage from `table_bytes` on.
+    #[wasm_bindgen(js_name = loadStored)]
+    pub async fn load_stored(
+        id: &str,
+        device: &str,
+        weight_bytes: f64,
+        table_bytes: f64,
+    ) -> core::result::Result<Lab, JsError> {
+        let mut loading = Loading::begin();
+        let preference = preference(device).map_err(thrown)?;
+        // Nobody hears what the store has to say.
+        let unheard: js_sys::Function = Closure::<dyn FnMut()>::new(|| {}).into_js_value().unchecked_into();
+        let library = Library::new(unheard.clone(), unheard, &[]);
+        let source = Source::stored(&library, id).await.map_err(thrown)?;
+        let allowance = Allowance { weight_bytes: weight_bytes as u64, table_bytes: table_bytes as u64 };
+        let mut heard = |done| loading.progress(done);
+        let load = Host::load_with(source, CONTEXT, preference, Stages::Dropped, allowance, &mut heard);
+        let host = load.await.map_err(thrown)?;
+        Ok(Lab { host, preference, loading: loading.ended() })
     }
 
     /// The device's name.
@@ -120,15 +168,17 @@ impl Lab {
 
 impl Lab {
     async fn run_bench(&mut self, prompt_tokens: usize, new_tokens: usize) -> Result<String> {
-        let vocab = self.host.model.tokenizer.vocab_len() as u32;
-        let prompt: Vec<u32> = (0..prompt_tokens as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect();
         let generator = &mut self.host.generator;
+        let logits = generator.recording().logits.map_or(1, |id| generator.recording().info(id).cols);
+        let vocab = logits.min(self.host.model.tokenizer.vocab_len()) as u32;
+        let prompt: Vec<u32> = (0..prompt_tokens as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect();
         generator.forget();
         generator.start(&prompt)?;
         let start = now();
         let logits = next(generator).await?;
         let prefill = now() - start;
         let mut first = argmax(&logits)?;
+        let mut ids = vec![first];
         // With the logits of every token on the CPU, as guards need them; then with the choice left to the device.
         let start = now();
         for _ in 0..new_tokens {
@@ -136,20 +186,30 @@ impl Lab {
                 break;
             }
             first = argmax(&next(generator).await?)?;
+            ids.push(first);
         }
         let decode = now() - start;
         let start = now();
-        let written = generator.write(&mut Sampler::new(SamplerOptions::default())?, first, new_tokens).await?.len();
+        let left_alone = generator.write(&mut Sampler::new(SamplerOptions::default())?, first, new_tokens).await?;
+        let written = left_alone.len();
+        ids.extend(left_alone);
         let greedy = now() - start;
+        let Loading { start, first, done, end } = self.loading;
+        let (first_at, first_bytes) = first.unwrap_or((end, done));
         let report = serde_json::json!({
             "device": self.host.device.name,
-            "loadMs": self.load_ms,
+            "loadMs": end - start,
+            // From the first weights that came to the end, and the bytes read meanwhile.
+            "weightsMs": end - first_at,
+            "weightBytes": done - first_bytes,
             "promptTokens": prompt_tokens,
             "newTokens": written,
             "prefillTokensPerSecond": prompt_tokens as f64 / prefill * 1000.0,
             "decodeTokensPerSecond": new_tokens as f64 / decode * 1000.0,
             "greedyTokensPerSecond": written as f64 / greedy * 1000.0,
             "wasmMemoryBytes": memory_bytes(),
+            "deviceReason": self.host.device.reason,
+            "ids": ids,
         });
         Ok(report.to_string())
     }
@@ -181,7 +241,9 @@ impl Lab {
             check::fast(&mut self.host.generator, &mut exact.generator, &reference, check::TOP_1, &mut report).await?;
         } else {
             let source = Source::Packaged { url: model.to_owned(), bytes };
-            let mut staged = Host::load_with(source, CONTEXT, self.preference, Stages::Kept, &mut |_| {}).await?;
+            let mut staged =
+                Host::load_with(source, CONTEXT, self.preference, Stages::Kept, Allowance::default(), &mut |_| {})
+                    .await?;
             check::exact(&mut staged.generator, &reference, &tensors, &mut report).await?;
         }
         lines.push_str(&match failed {

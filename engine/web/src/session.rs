@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     warm: Cell<bool>,
     /// A client wants another model: who, and which.
     switch: RefCell<Option<(String, String)>>,
+    /// A client wants to write to the files of the model that is loaded: it must not have them open.
+    put_away: Cell<bool>,
     /// New minutes after which an unused model is put away.
     idle: Cell<Option<f64>>,
     /// When the model was used last, and who watches that.
@@ -157,6 +159,14 @@ impl Shared {
         self.set_state(EngineState::Idle);
     }
 
+    /// Puts the model away, if it is loaded; it is loaded again when it is needed.
+    fn unload(&self) {
+        let unused = self.host.borrow_mut().take();
+        if unused.is_some() {
+            self.set_state(EngineState::Idle);
+        }
+    }
+
     fn set_entry(&self, entry: Rc<ModelEntry>) {
         if self.entry().id == entry.id {
             return;
@@ -261,6 +271,10 @@ impl Shared {
                     shared.switch_to(&client, &model).await;
                     continue;
                 }
+                if shared.put_away.take() {
+                    shared.unload();
+                    continue;
+                }
                 if let Some(minutes) = shared.idle.take() {
                     let settings = Settings { idle_minutes: minutes, ..shared.settings.borrow().clone() };
                     shared.keep(settings.mended()).await;
@@ -306,10 +320,7 @@ impl Shared {
                 match left {
                     Some(left) if left > 0.0 => sleep(left.ceil() as i32).await,
                     Some(_) => {
-                        let unused = shared.host.borrow_mut().take();
-                        if unused.is_some() {
-                            shared.set_state(EngineState::Idle);
-                        }
+                        shared.unload();
                         break;
                     }
                     None => break,
@@ -329,6 +340,7 @@ impl Shared {
             ToEngine::Delete { model } if *model == self.entry().id => {
                 *self.switch.borrow_mut() = Some((client.to_owned(), String::new()));
             }
+            ToEngine::ResumeGet { model } if *model == self.entry().id => self.put_away.set(true),
             ToEngine::Models => {
                 let shared = Rc::clone(self);
                 spawn_local(async move { shared.look().await });
@@ -371,6 +383,7 @@ impl Session {
             busy: Cell::new(false),
             warm: Cell::new(false),
             switch: RefCell::new(None),
+            put_away: Cell::new(false),
             idle: Cell::new(None),
             used: Cell::new(0.0),
             watch: Cell::new(Watch::default()),

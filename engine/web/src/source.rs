@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use sotto_core::formats::gguf::{Gguf, Parsed};
 use sotto_core::formats::{ModelDescription, gguf_rope_divisors};
+use sotto_core::outside::ReadFiles;
 use sotto_core::weights::{WeightSink, WeightStream};
 use sotto_core::{Error, Result};
 
@@ -79,6 +80,22 @@ impl Source {
         }
     }
 
+    /// True if any byte of it can be read at any time: not of a stream.
+    pub(crate) fn stays_readable(&self) -> bool {
+        matches!(self, Self::Stored { .. })
+    }
+
+    /// The weights' files, to be read here and there for as long as the model is loaded: they stay open, so that they cannot be
+    /// deleted meanwhile. Fails for a stream.
+    pub(crate) async fn files(&self) -> Result<Box<dyn ReadFiles>> {
+        match self {
+            Self::Packaged { url, .. } => Err(Error::unsupported(url, "a stream is read once, from its start")),
+            Self::Stored { library, id, files, .. } => {
+                Ok(Box::new(OpenFiles { stored: open(library, id).await?, files: files.clone() }))
+            }
+        }
+    }
+
     /// A reader at the beginning of the weights.
     pub(crate) async fn reader(&self) -> Result<Reader> {
         match self {
@@ -117,6 +134,19 @@ impl Source {
                 }
             }
         }
+    }
+}
+
+/// A stored model's weights, open for as long as a model lies there in part.
+struct OpenFiles {
+    stored: Stored<DataFile>,
+    files: Vec<usize>,
+}
+
+impl ReadFiles for OpenFiles {
+    fn read(&mut self, file: usize, offset: u64, into: &mut [u8]) -> Result<()> {
+        let missing = || Error::format("a stored model", format!("it has no weights' file {file}"));
+        self.stored.read(*self.files.get(file).ok_or_else(missing)?, offset, into)
     }
 }
 

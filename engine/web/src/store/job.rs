@@ -13,7 +13,7 @@ use wasm_bindgen_futures::JsFuture;
 
 use super::manifest::{Manifest, Piece, needed_chunks, pinned_hash};
 use super::net::{Part, Request};
-use super::opfs::{Access, DataFile, Folder};
+use super::opfs::{DataFile, Folder};
 use super::page::{estimate, sha256, sleep};
 use super::stored::{Described, Stored, holds_weights};
 use super::trouble::{Tries, Trouble};
@@ -101,7 +101,7 @@ impl Job {
         feed: Feed,
         expected: BTreeMap<String, Expected>,
     ) -> Result<Self, Trouble> {
-        let data = folder.open(&manifest.data, Access::Write).await?;
+        let data = folder.open_alone(&manifest.data).await?;
         let data = data.ok_or_else(|| Trouble::Storage { detail: "the data file could not be made".to_owned() })?;
         Ok(Self {
             folder,

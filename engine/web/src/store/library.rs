@@ -38,10 +38,6 @@ enum Scan {
 
 const SCAN_PAUSE_MS: f64 = 10.0;
 
-/// How often a file that someone has open is asked for before its model is not deleted, and the pause between.
-const DELETE_TRIES: usize = 50;
-const DELETE_PAUSE_MS: f64 = 100.0;
-
 const MANIFEST: &str = "manifest.json";
 /// The user's settings, in the folder of models.
 const SETTINGS: &str = "settings.json";
@@ -375,16 +371,7 @@ impl Library {
         let models = Folder::models().await.map_err(failed)?;
         let folder = models.folder(id, Make::No).await.map_err(failed)?;
         if let (Some(folder), Some(here)) = (&folder, self.with(id, |item| item.here.clone()).flatten()) {
-            let mut tries = 1;
-            let file = loop {
-                match folder.open(&here.data, Access::Write).await {
-                    Ok(file) => break file,
-                    Err(trouble) if tries == DELETE_TRIES => return Err(failed(trouble)),
-                    Err(_) => sleep(DELETE_PAUSE_MS).await,
-                }
-                tries += 1;
-            };
-            drop(file);
+            drop(folder.open_alone(&here.data).await.map_err(failed)?);
         }
         models.remove(id).await.map_err(failed)
     }

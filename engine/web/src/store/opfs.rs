@@ -10,7 +10,7 @@ use web_sys::{
 
 use sotto_core::{Error, Result as CoreResult};
 
-use super::page::{scope, storage_trouble};
+use super::page::{scope, sleep, storage_trouble};
 use super::stored::Data;
 use super::trouble::Trouble;
 use crate::browser::words;
@@ -26,6 +26,10 @@ extern "C" {
     #[wasm_bindgen(method, catch, js_name = move)]
     async fn rename(this: &FileHandle, name: &str) -> Result<JsValue, JsValue>;
 }
+
+/// How often a file that someone has open is asked for before it is not to be had, and the pause between.
+const ALONE_TRIES: usize = 50;
+const ALONE_PAUSE_MS: f64 = 100.0;
 
 /// Whether something may be made that is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +116,18 @@ impl Folder {
         let file = self.file(from, Make::No).await?;
         let file = file.ok_or_else(|| Trouble::Storage { detail: format!("{from} is gone") })?;
         file.rename(to).await.map(drop).map_err(storage_trouble)
+    }
+
+    /// Opens a file to write to it, once nobody else has it open: one who looks at its headers, or a model that is being put away.
+    pub(super) async fn open_alone(&self, name: &str) -> Result<Option<DataFile>, Trouble> {
+        let mut tries = 1;
+        loop {
+            match self.open(name, Access::Write).await {
+                Err(Trouble::InUse) if tries < ALONE_TRIES => sleep(ALONE_PAUSE_MS).await,
+                opened => return opened,
+            }
+            tries += 1;
+        }
     }
 
     /// Opens a file; none if it is only to be read and is not there.

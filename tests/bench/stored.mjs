@@ -1,0 +1,90 @@
+// Loading a model from the browser's storage: how fast beside a plain loop of reads, and with how much memory. The folder is got through
+// the store first, from a server on this machine.
+//   node tests/bench/stored.mjs FOLDER [--device cpu|gpu] [--tables inside|outside] [--rounds N] [--new N]
+// `sotto-cli synth e2b-mobile FOLDER` makes one of full size. Needs twice its bytes on the disk.
+import { readFileSync, statSync } from 'node:fs'
+import { cpus } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { sleep } from '../browser/cdp.mjs'
+import { Lab } from '../browser/lab.mjs'
+import { file } from '../browser/web.mjs'
+
+const { values: options, positionals: [folder] } = parseArgs({
+  allowPositionals: true,
+  options: {
+    device: { type: 'string', default: 'cpu' }, tables: { type: 'string', default: 'outside' },
+    rounds: { type: 'string', default: '3' }, new: { type: 'string', default: '0' }
+  }
+})
+if (!folder || !['cpu', 'reference', 'gpu'].includes(options.device) || !['inside', 'outside'].includes(options.tables)) throw new Error('usage: see the first lines of this file')
+
+const MEASURE_MS = 25
+
+/** @param {number} bytes */
+const mb = (bytes) => `${(bytes / 1e6).toFixed(0)} MB`
+/** @param {number} rate bytes a second */
+const gbs = (rate) => `${(rate / 1e9).toFixed(2)} GB/s`
+
+/** The largest resident memory that any page's process ever had, where the system tells. @param {Lab} lab */
+async function peakResident (lab) {
+  const { processInfo } = await lab.browser.cdp.send('SystemInfo.getProcessInfo')
+  const peaks = processInfo.filter((/** @type {any} */ process) => process.type === 'renderer').map((/** @type {any} */ { id }) => {
+    try {
+      return 1024 * Number(/VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${id}/status`, 'utf8'))?.[1] ?? 0)
+    } catch {
+      return 0
+    }
+  })
+  return Math.max(0, ...peaks)
+}
+
+/**
+ * Does a job and watches its worker: the largest JavaScript heap, and the largest sum of array buffers beside WASM memory.
+ * @param {Lab} lab @param {import('../browser/lab.mjs').Job} job
+ */
+async function watched (lab, job) {
+  const peak = { heap: 0, buffers: 0, samples: 0 }
+  let over = false
+  const result = await lab.run(job, async (worker) => {
+    while (!over) {
+      const usage = await worker.send('Runtime.getHeapUsage').catch(() => null)
+      if (!usage) return
+      peak.heap = Math.max(peak.heap, usage.usedSize + (usage.embedderHeapUsedSize ?? 0))
+      peak.buffers = Math.max(peak.buffers, usage.backingStorageSize ?? 0)
+      peak.samples++
+      await sleep(MEASURE_MS)
+    }
+  }).finally(() => { over = true })
+  return { result, peak }
+}
+
+const lab = await Lab.start({
+  gpu: options.device === 'gpu' ? 'hardware' : undefined,
+  serve: (url, response, request) => file(join(folder, url.pathname.replace('/models/measured/', '')), response, request)
+})
+try {
+  const { product } = await lab.browser.cdp.send('Browser.getVersion')
+  console.log(`${product}, ${cpus()[0]?.model ?? 'unknown CPU'}, ${cpus().length} cores; ${mb(statSync(join(folder, 'model.safetensors')).size)} of safetensors`)
+  const got = await watched(lab, { get: `${lab.origin}/models/measured` })
+  const { id, ms } = got.result
+  const before = await lab.run({ readRate: id })
+  console.log(`got: ${mb(before.bytes)} in ${(ms / 1000).toFixed(1)} s, ${gbs(before.bytes / ms * 1000)}; JS heap at most ${mb(got.peak.heap)}, buffers ${mb(got.peak.buffers)}`)
+  for (let round = 0; round < Number(options.rounds); round++) {
+    const floor = await lab.run({ readRate: id })
+    console.log(`\nplain reads of 8 MiB: ${gbs(floor.bytesPerSecond)}; a row of 4,480 bytes: ${floor.microsecondsPerRow.toFixed(1)} µs`)
+    /** @type {[number, number][]} */
+    const bench = Number(options.new) ? [[4, Number(options.new)]] : [[1, 0]]
+    const tableBytes = options.tables === 'outside' ? 64 << 20 : undefined
+    const { result: [result], peak } = await watched(lab, { stored: id, device: /** @type {any} */ (options.device), tableBytes, bench })
+    const seconds = (/** @type {number} */ ms) => `${(ms / 1000).toFixed(2)} s`
+    const rate = result.weightBytes / result.weightsMs * 1000
+    console.log(`load: ${seconds(result.loadMs)}, of which ${seconds(result.loadMs - result.weightsMs)} until the first weights; then ${mb(result.weightBytes)} in ${seconds(result.weightsMs)}: ${gbs(rate)}, ${(100 * rate / floor.bytesPerSecond).toFixed(0)} % of the floor`)
+    console.log(`${result.device}: ${result.deviceReason}`)
+    console.log(`WASM memory ${mb(result.wasmMemoryBytes)}; JS heap at most ${mb(peak.heap)}, buffers ${mb(peak.buffers)} (${peak.samples} samples); ${result.prefillTokensPerSecond.toFixed(2)} tokens/s read`)
+  }
+  console.log(`\nresident memory of the page's process, at most: ${mb(await peakResident(lab))}`)
+} finally {
+  await lab.stop()
+}
+process.exit(0)

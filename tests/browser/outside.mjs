@@ -1,0 +1,47 @@
+// A model of the store with its gathered tables in storage writes what it writes with all weights on the device: on the CPU because
+// it may, on a graphics device because it has too little room.
+//   node tests/browser/outside.mjs
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { REPOSITORY } from './chromium.mjs'
+import { Lab } from './lab.mjs'
+import { Mirror, pinned } from './mirror.mjs'
+
+const golden = join(REPOSITORY, 'tests/golden')
+const model = ['config.json', 'model.safetensors'].map((name) => /** @type {const} */ ([name, readFileSync(join(golden, 'gemma4/mobile-e2b', name))]))
+const files = new Map([...model, ['tokenizer.json', readFileSync(join(golden, 'shapes/smollm-hf/tokenizer.json'))]])
+files.set('sotto-manifest.json', pinned(files))
+const OUTSIDE = /stays on the disk/
+
+const lab = await Lab.start({ gpu: 'software', serve: new Mirror(files, '/models/gemma/').handler })
+let failed = 0
+const check = (/** @type {string} */ what, /** @type {unknown} */ holds) => {
+  failed += Number(!holds)
+  console.log(`${what}: ${holds ? 'yes' : 'NO'}`)
+}
+try {
+  const { id } = await lab.run({ get: `${lab.origin}/models/gemma` })
+  const write = (/** @type {Partial<import('./lab.mjs').Job>} */ job) => lab.run({ stored: id, bench: [[40, 12]], ...job }).then(([result]) => result)
+  const same = (/** @type {any} */ a, /** @type {any} */ b) => a.ids.length > 20 && a.ids.join() === b.ids.join()
+
+  const cpu = await write({ device: 'reference' })
+  const cpuOutside = await write({ device: 'reference', tableBytes: 0 })
+  check('all weights are in memory when no table may stay in storage', !OUTSIDE.test(cpu.deviceReason))
+  check('tables that may stay in storage do', OUTSIDE.test(cpuOutside.deviceReason))
+  check('the CPU writes the same', same(cpu, cpuOutside))
+
+  const gpu = await write({ device: 'gpu', tableBytes: 0 })
+  check('a graphics device with room takes all', !OUTSIDE.test(gpu.deviceReason))
+  const gpuOutside = await write({ device: 'gpu', tableBytes: 0, weightBytes: 175_000 })
+  check('one with too little leaves tables in storage', OUTSIDE.test(gpuOutside.deviceReason))
+  check('it writes the same', same(gpu, gpuOutside))
+  const refused = await write({ device: 'gpu', tableBytes: 0, weightBytes: 1000 }).then(() => '', String)
+  check('one with no room says so', /no room for the weights/.test(refused))
+} catch (error) {
+  console.log(error)
+  failed++
+} finally {
+  await lab.stop()
+}
+console.log(failed ? `${failed} checks FAILED` : 'all checks passed')
+process.exit(failed ? 1 : 0)
