@@ -9,7 +9,7 @@ export function get (Session, address) {
   return new Promise((resolve, reject) => {
     const heard = (/** @type {string} */ _client, /** @type {any} */ message) => {
       if (message.type === 'refused') reject(new Error(message.reason.message))
-      const own = message.models?.find((/** @type {any} */ model) => model.origin === 'own')
+      const own = message.models?.find((/** @type {any} */ model) => model.id === `own-${address.split('/').at(-1)}`)
       if (own?.status.state === 'failed') reject(new Error(own.status.reason.message))
       if (own?.status.state === 'here') resolve({ id: own.id, ms: performance.now() - start })
     }

@@ -11,7 +11,7 @@ const ISOLATED = { 'cross-origin-opener-policy': 'same-origin', 'cross-origin-em
 const MODEL = join(DIST, 'models/starter.gguf')
 
 /** @typedef {{ module?: string, device?: 'cpu' | 'reference' | 'gpu', bench?: [number, number][], check?: string, folder?: string, only?: [string, number], tokenizer?: string, text?: string,
- *   get?: string, readRate?: string, stored?: string, weightBytes?: number, tableBytes?: number }} Job */
+ *   get?: string, readRate?: string, stored?: string, weightBytes?: number, tableBytes?: number, floatBytes?: number }} Job */
 
 export class Lab {
   /** @param {Web} web @param {Browser} browser */

@@ -1,5 +1,5 @@
 // A model of the store with its gathered tables in storage writes what it writes with all weights on the device: on the CPU because
-// it may, on a graphics device because it has too little room.
+// it may, on a graphics device because it has too little room. And one of floats is rounded on its way to a graphics device.
 //   node tests/browser/outside.mjs
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -8,12 +8,16 @@ import { Lab } from './lab.mjs'
 import { Mirror, pinned } from './mirror.mjs'
 
 const golden = join(REPOSITORY, 'tests/golden')
-const model = ['config.json', 'model.safetensors'].map((name) => /** @type {const} */ ([name, readFileSync(join(golden, 'gemma4/mobile-e2b', name))]))
-const files = new Map([...model, ['tokenizer.json', readFileSync(join(golden, 'shapes/smollm-hf/tokenizer.json'))]])
-files.set('sotto-manifest.json', pinned(files))
+/** A checkpoint, and a tokenizer that it needs and never uses. @param {string} name */
+function checkpoint (name) {
+  const model = ['config.json', 'model.safetensors'].map((file) => /** @type {const} */ ([file, readFileSync(join(golden, 'gemma4', name, file))]))
+  const files = new Map([...model, ['tokenizer.json', readFileSync(join(golden, 'shapes/smollm-hf/tokenizer.json'))]])
+  return files.set('sotto-manifest.json', pinned(files))
+}
+const models = { gemma: new Mirror(checkpoint('mobile-e2b'), '/models/gemma/'), floats: new Mirror(checkpoint('text-e2b'), '/models/floats/') }
 const OUTSIDE = /stays on the disk/
 
-const lab = await Lab.start({ gpu: 'software', serve: new Mirror(files, '/models/gemma/').handler })
+const lab = await Lab.start({ gpu: 'software', serve: (url, ...rest) => models[url.pathname.startsWith('/models/gemma/') ? 'gemma' : 'floats'].handler(url, ...rest) })
 let failed = 0
 const check = (/** @type {string} */ what, /** @type {unknown} */ holds) => {
   failed += Number(!holds)
@@ -37,6 +41,14 @@ try {
   check('it writes the same', same(gpu, gpuOutside))
   const refused = await write({ device: 'gpu', tableBytes: 0, weightBytes: 1000 }).then(() => '', String)
   check('one with no room says so', /no room for the weights/.test(refused))
+
+  const { id: floats } = await lab.run({ get: `${lab.origin}/models/floats` })
+  const exact = await write({ stored: floats, device: 'gpu' })
+  const rounded = await write({ stored: floats, device: 'gpu', floatBytes: 0 })
+  const both = await write({ stored: floats, device: 'gpu', floatBytes: 0, tableBytes: 0, weightBytes: 300_000 })
+  check('floats stay floats where there is room', !/rounded/.test(exact.deviceReason) && exact.ids.length > 20)
+  check('with too many they are rounded', /rounded to 8 bits/.test(rounded.deviceReason) && rounded.ids.length > 20)
+  check('rounded, and with tables in storage', /rounded to 8 bits/.test(both.deviceReason) && OUTSIDE.test(both.deviceReason))
 } catch (error) {
   console.log(error)
   failed++

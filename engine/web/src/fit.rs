@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use sotto_core::gpu::Adapter;
 use sotto_core::model::Model;
 use sotto_core::recipes::ModelEntry;
+use sotto_core::requantize::Target;
 use sotto_core::weights::{WeightId, WeightRole, WeightSpec, WeightTable};
 
 use crate::protocol::Fit;
@@ -150,6 +151,26 @@ pub fn before(entry: &ModelEntry, adapter: Option<&Adapter>, smaller: Option<&st
     }
 }
 
+/// Bytes of float matrices that a graphics device is given as they are.
+pub const FLOATS_KEPT: u64 = 512 << 20;
+/// Values of float matrices that may take a byte each; of more, each takes half a byte.
+const BYTES_MOST: u64 = 4 << 30;
+
+/// What float matrices become on their way to a graphics device: nothing if they have at most `kept` bytes. Larger ones are read
+/// whole for every token, so that fewer bits are faster as well as smaller.
+pub fn rounded(weights: &WeightTable, kept: u64) -> Option<Target> {
+    let is_float =
+        |spec: &&WeightSpec| matches!(spec.role, WeightRole::Matrix | WeightRole::Gathered) && spec.quant.is_float();
+    let floats = || weights.iter().map(|(_, spec)| spec).filter(is_float);
+    let bytes: u64 = floats().map(|spec| spec.location.len).sum();
+    let values: u64 = floats().map(|spec| spec.rows as u64 * spec.cols as u64).sum();
+    match bytes <= kept {
+        true => None,
+        false if values <= BYTES_MOST => Some(Target::Int8),
+        false => Some(Target::Int4),
+    }
+}
+
 /// The name to offer instead of a model of `bytes` bytes: the largest that is smaller. `others` are names and sizes.
 pub fn next_smaller<'a>(bytes: u64, others: impl IntoIterator<Item = (&'a str, u64)>) -> Option<&'a str> {
     others.into_iter().filter(|(_, size)| *size < bytes).max_by_key(|(_, size)| *size).map(|(name, _)| name)
@@ -269,6 +290,20 @@ mod tests {
             );
         }
         assert!(before(&entries[0], None, None).fits);
+    }
+
+    #[test]
+    fn large_float_matrices_are_rounded() {
+        let table = |rows, quant| {
+            let mut table = WeightTable::default();
+            table.add(weight(rows, 1024, quant, WeightRole::Matrix)).unwrap();
+            table
+        };
+        assert_eq!(rounded(&table(1 << 18, QuantType::BF16), FLOATS_KEPT), None);
+        assert_eq!(rounded(&table(1 << 19, QuantType::BF16), FLOATS_KEPT), Some(Target::Int8));
+        assert_eq!(rounded(&table(1 << 23, QuantType::BF16), FLOATS_KEPT), Some(Target::Int4));
+        assert_eq!(rounded(&table(1 << 23, QuantType::Q8_0), FLOATS_KEPT), None);
+        assert_eq!(rounded(&table(32, QuantType::F32), 0), Some(Target::Int8));
     }
 
     #[test]

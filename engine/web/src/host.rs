@@ -9,6 +9,7 @@ use sotto_core::generate::{Executor, Generator};
 use sotto_core::gpu::{self, Fence, Gpu, GpuExecutor, Options};
 use sotto_core::model::{Model, Stages};
 use sotto_core::outside::{self, OutsideRows};
+use sotto_core::requantize::{Requantized, Target};
 use sotto_core::text::guard::GuardTables;
 use sotto_core::weights::{WeightId, WeightStream};
 use sotto_core::{Error, Result};
@@ -51,11 +52,13 @@ pub(crate) struct Allowance {
     pub(crate) weight_bytes: u64,
     /// Tables that are only gathered may stay in storage from this size on.
     pub(crate) table_bytes: u64,
+    /// Most bytes of float matrices that a graphics device is given as they are.
+    pub(crate) float_bytes: u64,
 }
 
 impl Default for Allowance {
     fn default() -> Self {
-        Self { weight_bytes: u64::MAX, table_bytes: outside::WORTH_BYTES }
+        Self { weight_bytes: u64::MAX, table_bytes: outside::WORTH_BYTES, float_bytes: fit::FLOATS_KEPT }
     }
 }
 
@@ -210,7 +213,7 @@ impl Load<'_> {
         }
         let rows = self.rows(&outside).await?;
         let mut executor = Executor::Cpu(Box::new(self.model.cpu(path)?.with_outside(rows)));
-        self.stream(reader, &outside, &mut executor, progress).await?;
+        self.stream(reader, &outside, None, &mut executor, progress).await?;
         let device = DeviceWords { name: CPU_NAME.to_owned(), reason: with_tables(reason, &outside) };
         Ok((Generator::new(executor, Arc::clone(&self.model.recording), self.context), device))
     }
@@ -234,8 +237,8 @@ impl Load<'_> {
         for outside in attempts {
             let gpu = self.open(preference == Preference::AnyGpu).await?;
             match self.onto(&gpu, outside, reader, progress).await {
-                Ok(generator) => {
-                    let reason = with_tables("WebGPU found a graphics adapter.".to_owned(), outside);
+                Ok((generator, rounding)) => {
+                    let reason = with_tables(format!("WebGPU found a graphics adapter.{rounding}"), outside);
                     return Ok((generator, DeviceWords { name: gpu.name.clone(), reason }));
                 }
                 Err(error) => {
@@ -277,17 +280,25 @@ impl Load<'_> {
         outside: &BTreeSet<WeightId>,
         reader: &mut Option<Reader>,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<Generator> {
+    ) -> Result<(Generator, &'static str)> {
         let limits = gpu.device.limits();
         let room = fit::Limits { binding: limits.max_storage_buffer_binding_size, buffer: limits.max_buffer_size };
         let context = fit::on_gpu(&Sizes::of(self.model, outside), room, self.context).map_err(Error::Gpu)?;
         let weight_bytes = self.allowance.weight_bytes;
         let options = Options { max_positions: context, weight_bytes, ..Options::default() };
-        let (recording, weights) = (&self.model.recording, &self.model.weights);
-        let executor = GpuExecutor::with_outside(gpu, recording, weights, options, self.rows(outside).await?).await?;
+        let target = fit::rounded(&self.model.weights, self.allowance.float_bytes);
+        let rounded = target.map(|target| Requantized::new(&self.model.weights, target)).transpose()?;
+        let weights = rounded.as_ref().map_or(&self.model.weights, |rounded| &rounded.table);
+        let (recording, rows) = (&self.model.recording, self.rows(outside).await?);
+        let executor = GpuExecutor::with_outside(gpu, recording, weights, options, rows).await?;
         let mut executor = Executor::Gpu(Box::new(executor));
-        self.stream(reader.take(), outside, &mut executor, progress).await?;
-        Ok(Generator::new(executor, Arc::clone(&self.model.recording), context))
+        self.stream(reader.take(), outside, rounded.as_ref(), &mut executor, progress).await?;
+        let rounding = match target {
+            None => "",
+            Some(Target::Int8) => " The model's weights were rounded to 8 bits.",
+            Some(Target::Int4) => " The model's weights were rounded to 4 bits.",
+        };
+        Ok((Generator::new(executor, Arc::clone(&self.model.recording), context), rounding))
     }
 
     /// Reads the weights once through, but for those that stay `outside`, and hands them to the executor, no faster than it takes
@@ -296,6 +307,7 @@ impl Load<'_> {
         &self,
         reader: Option<Reader>,
         outside: &BTreeSet<WeightId>,
+        rounded: Option<&Requantized>,
         executor: &mut Executor,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
@@ -309,7 +321,10 @@ impl Load<'_> {
         for file in 0..self.model.files.len() {
             let mut stream = WeightStream::new(&self.model.weights, file, 0).without(outside);
             while !stream.is_done() {
-                let more = reader.feed(file, &mut stream, executor).await?;
+                let more = match rounded {
+                    None => reader.feed(file, &mut stream, executor).await?,
+                    Some(rounded) => reader.feed(file, &mut stream, &mut rounded.sink(executor)).await?,
+                };
                 if more == 0 {
                     break;
                 }

@@ -119,13 +119,14 @@ impl Lab {
     }
 
     /// Loads the stored model `id` on `device`, with at most `weight_bytes` of weights on a graphics device, and tables that are
-    /// only gathered left in storage from `table_bytes` on.
+    /// only gathered left in storage from `table_bytes` on, and with float matrices of more than `float_bytes` rounded there.
     #[wasm_bindgen(js_name = loadStored)]
     pub async fn load_stored(
         id: &str,
         device: &str,
         weight_bytes: f64,
         table_bytes: f64,
+        float_bytes: f64,
     ) -> core::result::Result<Lab, JsError> {
         let mut loading = Loading::begin();
         let preference = preference(device).map_err(thrown)?;
@@ -133,7 +134,11 @@ impl Lab {
         let unheard: js_sys::Function = Closure::<dyn FnMut()>::new(|| {}).into_js_value().unchecked_into();
         let library = Library::new(unheard.clone(), unheard, &[]);
         let source = Source::stored(&library, id).await.map_err(thrown)?;
-        let allowance = Allowance { weight_bytes: weight_bytes as u64, table_bytes: table_bytes as u64 };
+        let allowance = Allowance {
+            weight_bytes: weight_bytes as u64,
+            table_bytes: table_bytes as u64,
+            float_bytes: float_bytes as u64,
+        };
         let mut heard = |done| loading.progress(done);
         let load = Host::load_with(source, CONTEXT, preference, Stages::Dropped, allowance, &mut heard);
         let host = load.await.map_err(thrown)?;
