@@ -3,9 +3,10 @@
 // Needs lib/grid.wgsl and lib/step.wgsl.
 //
 // A workgroup owns HEADS query heads of one token that share a key/value head, so that each key and value is read once
-// for all of them. It walks its positions in blocks: 4 lanes score a position for every head; then each lane owns one
-// quad of V and gathers it for some of the heads. `whole` takes all positions; `part` takes an equal share of them and
-// leaves maximum, sum and unnormalised output of each head for `merge`.
+// for all of them. It walks its positions in blocks, whose keys and values are all asked for at once: COLUMNS lanes score a
+// position for every head; then each lane owns one quad of V and gathers it for every head over some of the positions.
+// `whole` takes all positions; `part` takes an equal share of them and leaves maximum, sum and unnormalised output of each
+// head for `merge`.
 
 struct Params {
     heads: u32,       // H
@@ -22,8 +23,11 @@ override D: u32 = 64u;     // head width, a multiple of 4, at most 4 · LANES
 override HEADS: u32 = 4u;
 override OUT_STEP: u32 = 0u; // codes are made of out, for a product whose weights have 8 / OUT_STEP bits
 const LANES = 128u;
-const BLOCK = 32u;         // positions: LANES / 4
+const BLOCK = 16u;         // positions
+const COLUMNS = 8u;        // LANES / BLOCK
+const LINES = 4u;          // most lanes that share a quad of V
 const MOST = 8u;           // heads of a workgroup
+const MOST_QUADS = 16u;    // of keys, and of values, that a lane holds of a block
 const LOWEST = -3.4028234e38;
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -33,9 +37,10 @@ const LOWEST = -3.4028234e38;
 // whole, merge: out [T, H · d]; part: [H, parts, 1 + d/4] of (maximum, sum, 0, 0) and the output.
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
 
-var<workgroup> query: array<vec4<f32>, HEADS * D / 4u>;
-var<workgroup> partial: array<f32, HEADS * LANES>; // [head, position, lane of 4]
-var<workgroup> weights: array<f32, HEADS * BLOCK>; // scores, then weights
+var<workgroup> query: array<vec4<f32>, HEADS * D / 4u>; // in the end what a line gathered
+var<workgroup> partial: array<f32, COLUMNS * (HEADS * BLOCK + 4u)>; // [column, head, position], see stride
+var<workgroup> scores: array<f32, HEADS * BLOCK>;         // [head, position]
+var<workgroup> weights: array<f32, HEADS * BLOCK>;        // [position, head]
 var<workgroup> maxima: array<f32, HEADS>;
 var<workgroup> shrinks: array<f32, HEADS>;
 var<workgroup> totals: array<f32, HEADS>;
@@ -49,22 +54,26 @@ fn visible(t: u32) -> vec2<u32> {
     return vec2<u32>(end - params.window, end);
 }
 
-// A lane gathers V for the heads line + a · lines with a below `shares`: a count known when the pipeline is made, so that
-// its sums stay in registers.
+// Line l gathers V of a block's positions l, l + lines(), ..
 fn lines() -> u32 {
-    return LANES / (D / 4u);
+    return min(LANES / (D / 4u), LINES);
 }
 
-fn shares() -> u32 {
-    return (HEADS + lines() - 1u) / lines();
+// Of a column in `partial`: what neighbouring lanes write then lies in different banks of memory.
+fn stride() -> u32 {
+    return HEADS * BLOCK + 4u;
 }
 
-// The last share may be no head; its sum is then that of the last one again, and is dropped.
-fn head_of(line: u32, a: u32) -> u32 {
-    return min(line + a * lines(), HEADS - 1u);
+// Quads of a block that a lane holds: counts known when the pipeline is made, so that they stay in registers.
+fn key_quads() -> u32 {
+    return (D / 4u + COLUMNS - 1u) / COLUMNS;
 }
 
-// Leaves maxima and totals of every head, and in `acc` the lane's quads of the outputs, unnormalised.
+fn value_quads() -> u32 {
+    return (BLOCK + lines() - 1u) / lines();
+}
+
+// Leaves maxima and totals of every head, and in the first line's `acc` its quads of the outputs, unnormalised.
 fn attend(
     lane: u32,
     t: u32,
@@ -75,70 +84,104 @@ fn attend(
     acc: ptr<function, array<vec4<f32>, MOST>>,
 ) {
     let quads = D / 4u;
+    let column = lane % COLUMNS;
     let line = lane / quads;
+    let head = lane / BLOCK; // whose score of position lane % BLOCK this lane adds up
     for (var i = lane; i < HEADS * quads; i += LANES) {
         query[i] = params.scale * q[(t * params.heads + first_head) * quads + i];
     }
-    if lane < HEADS {
-        maxima[lane] = LOWEST;
-    }
-    var sum = 0.0; // of head `lane`
+    var highest = LOWEST; // of `head`
+    var sum = 0.0;        // of its weights at positions lane % BLOCK, + BLOCK, ..
     workgroupBarrier();
     for (var block = begin; block < end; block += BLOCK) {
-        let j = block + lane / 4u;
+        // Beyond the end the last position is read again, and weighs nothing.
+        var block_keys = array<vec4<f32>, MOST_QUADS>();
+        var block_values = array<vec4<f32>, MOST_QUADS>();
+        let key = (min(block + lane / COLUMNS, end - 1u) & params.ring) * params.kv_quads + kv_quad;
+        for (var n = 0u; n < key_quads(); n += 1u) {
+            block_keys[n] = keys[key + min(column + n * COLUMNS, quads - 1u)];
+        }
+        for (var n = 0u; n < value_quads(); n += 1u) {
+            let j = min(block + line + n * lines(), end - 1u) & params.ring;
+            block_values[n] = values[j * params.kv_quads + kv_quad + lane % quads];
+        }
         var dots = array<f32, MOST>();
-        if j < end {
-            let key = (j & params.ring) * params.kv_quads + kv_quad;
-            for (var i = lane % 4u; i < quads; i += 4u) {
-                let k = keys[key + i];
+        for (var n = 0u; n < key_quads(); n += 1u) {
+            let i = column + n * COLUMNS;
+            if i < quads {
                 for (var h = 0u; h < HEADS; h += 1u) {
-                    dots[h] += dot(query[h * quads + i], k);
+                    dots[h] += dot(query[h * quads + i], block_keys[n]);
                 }
             }
         }
         for (var h = 0u; h < HEADS; h += 1u) {
-            partial[h * LANES + lane] = dots[h];
+            partial[column * stride() + h * BLOCK + lane / COLUMNS] = dots[h];
         }
         workgroupBarrier();
-        for (var i = lane; i < HEADS * BLOCK; i += LANES) {
-            let score = partial[4u * i] + partial[4u * i + 1u] + partial[4u * i + 2u] + partial[4u * i + 3u];
-            weights[i] = select(LOWEST, score, block + i % BLOCK < end);
+        var score = LOWEST;
+        if head < HEADS {
+            if block + lane % BLOCK < end {
+                score = 0.0;
+                for (var c = 0u; c < COLUMNS; c += 1u) {
+                    score += partial[c * stride() + lane];
+                }
+            }
+            scores[lane] = score;
         }
         workgroupBarrier();
-        if lane < HEADS {
-            var highest = maxima[lane];
+        if head < HEADS {
             let before = highest;
             for (var i = 0u; i < BLOCK; i += 1u) {
-                highest = max(highest, weights[lane * BLOCK + i]);
+                highest = max(highest, scores[head * BLOCK + i]);
             }
-            maxima[lane] = highest;
-            shrinks[lane] = exp(before - highest);
+            let weight = select(0.0, exp(score - highest), block + lane % BLOCK < end);
+            let shrink = exp(before - highest);
+            sum = sum * shrink + weight;
+            weights[lane % BLOCK * HEADS + head] = weight;
+            if lane % BLOCK == 0u {
+                shrinks[head] = shrink;
+            }
         }
         workgroupBarrier();
-        for (var i = lane; i < HEADS * BLOCK; i += LANES) {
-            weights[i] = select(0.0, exp(weights[i] - maxima[i / BLOCK]), block + i % BLOCK < end);
+        for (var h = 0u; h < HEADS; h += 1u) {
+            (*acc)[h] *= shrinks[h];
         }
-        workgroupBarrier();
-        if lane < HEADS {
-            sum *= shrinks[lane];
-            for (var i = 0u; i < BLOCK; i += 1u) {
-                sum += weights[lane * BLOCK + i];
-            }
-        }
-        if line < lines() {
-            for (var a = 0u; a < shares(); a += 1u) {
-                (*acc)[a] *= shrinks[head_of(line, a)];
-            }
-            for (var i = 0u; i < min(BLOCK, end - block); i += 1u) {
-                let v = values[((block + i) & params.ring) * params.kv_quads + kv_quad + lane % quads];
-                for (var a = 0u; a < shares(); a += 1u) {
-                    (*acc)[a] += weights[head_of(line, a) * BLOCK + i] * v;
+        for (var n = 0u; n < value_quads(); n += 1u) {
+            let i = line + n * lines();
+            if i < BLOCK {
+                for (var h = 0u; h < HEADS; h += 1u) {
+                    (*acc)[h] += weights[i * HEADS + h] * block_values[n];
                 }
             }
         }
     }
+    if head < HEADS {
+        scores[lane] = sum;
+        if lane % BLOCK == 0u {
+            maxima[head] = highest;
+        }
+    }
+    workgroupBarrier();
     if lane < HEADS {
-        totals[lane] = sum;
+        var total = 0.0;
+        for (var i = 0u; i < BLOCK; i += 1u) {
+            total += scores[lane * BLOCK + i];
+        }
+        totals[lane] = total;
+    }
+    for (var other = 1u; other < lines(); other += 1u) {
+        if line == other {
+            for (var h = 0u; h < HEADS; h += 1u) {
+                query[h * quads + lane % quads] = (*acc)[h];
+            }
+        }
+        workgroupBarrier();
+        if line == 0u {
+            for (var h = 0u; h < HEADS; h += 1u) {
+                (*acc)[h] += query[h * quads + lane];
+            }
+        }
+        workgroupBarrier();
     }
     workgroupBarrier();
 }
@@ -151,13 +194,9 @@ fn whole(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
     let range = visible(t);
     var acc = array<vec4<f32>, MOST>();
     attend(lane, row, group.x * HEADS, group.x / params.groups * quads, range.x, range.y, &acc);
-    let line = lane / quads;
-    if line < lines() {
-        for (var a = 0u; a < shares(); a += 1u) {
-            let h = line + a * lines();
-            if h < HEADS {
-                out[(row * params.heads + group.x * HEADS + h) * quads + lane % quads] = acc[a] / totals[h];
-            }
+    if lane < quads {
+        for (var h = 0u; h < HEADS; h += 1u) {
+            out[(row * params.heads + group.x * HEADS + h) * quads + lane] = acc[h] / totals[h];
         }
     }
 }
@@ -184,57 +223,81 @@ fn part(
         out[((group.x * HEADS + lane) * groups.y + group.y) * (1u + quads)] =
             vec4<f32>(maxima[lane], totals[lane], 0.0, 0.0);
     }
-    let line = lane / quads;
-    if line < lines() {
-        for (var a = 0u; a < shares(); a += 1u) {
-            let h = line + a * lines();
-            if h < HEADS {
-                out[((group.x * HEADS + h) * groups.y + group.y) * (1u + quads) + 1u + lane % quads] = acc[a];
-            }
+    if lane < quads {
+        for (var h = 0u; h < HEADS; h += 1u) {
+            out[((group.x * HEADS + h) * groups.y + group.y) * (1u + quads) + 1u + lane] = acc[h];
         }
     }
 }
 
-// ---- One workgroup for each head; each lane owns four values of it and walks the parts.
+// ---- One workgroup for SPAN quads of each head; LANES / SPAN lanes walk the parts for each of them.
 
-@group(0) @binding(7) var<storage, read> parts: array<vec4<f32>>; // what `part` left
+const SPAN = 32u;
+const AHEAD = 8u; // quads that a lane asks for at once
+
+@group(0) @binding(7) var<storage, read> parts: array<vec4<f32>>; // what `part` left, of at most LANES parts
 @group(0) @binding(8) var<storage, read_write> out_grid: array<u32>;
 
-var<workgroup> finished: array<vec4<f32>, D / 4u>;
+var<workgroup> part_maxima: array<f32, LANES>;
+var<workgroup> part_weights: array<f32, LANES>;
+var<workgroup> part_totals: array<f32, LANES>; // weighed
+var<workgroup> gathered: array<vec4<f32>, LANES>;
 
 @compute @workgroup_size(LANES)
 fn merge(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let quads = D / 4u;
     let range = visible(first_token(params.tokens));
     let count = min((range.y - range.x + BLOCK - 1u) / BLOCK, params.parts);
-    if lane < quads {
-        var maximum = LOWEST;
-        var sum = 0.0;
-        var acc = vec4<f32>();
-        for (var i = 0u; i < count; i += 1u) {
-            let first = (group.x * count + i) * (1u + quads);
-            let state = parts[first];
-            let highest = max(maximum, state.x);
-            let shrink = exp(maximum - highest);
-            let grow = exp(state.x - highest);
-            sum = sum * shrink + grow * state.y;
-            acc = acc * shrink + grow * parts[first + 1u + lane];
-            maximum = highest;
+    let first = group.x * count * (1u + quads);
+    var state = vec4<f32>(LOWEST, 0.0, 0.0, 0.0);
+    if lane < count {
+        state = parts[first + lane * (1u + quads)];
+    }
+    part_maxima[lane] = state.x;
+    workgroupBarrier();
+    var maximum = LOWEST;
+    for (var i = 0u; i < count; i += 1u) {
+        maximum = max(maximum, part_maxima[i]);
+    }
+    let weight = exp(state.x - maximum);
+    part_weights[lane] = weight;
+    part_totals[lane] = weight * state.y;
+    workgroupBarrier();
+    var total = 0.0;
+    for (var i = 0u; i < count; i += 1u) {
+        total += part_totals[i];
+    }
+    let quad = group.y * SPAN + lane % SPAN;
+    var acc = vec4<f32>();
+    for (var begin = lane / SPAN; begin < count; begin += AHEAD * (LANES / SPAN)) {
+        for (var n = 0u; n < AHEAD; n += 1u) {
+            let i = begin + n * (LANES / SPAN);
+            let piece = parts[first + min(i, count - 1u) * (1u + quads) + 1u + min(quad, quads - 1u)];
+            acc += select(0.0, part_weights[min(i, LANES - 1u)], i < count) * piece;
         }
-        finished[lane] = acc / sum;
-        out[group.x * quads + lane] = acc / sum;
+    }
+    gathered[lane] = acc;
+    workgroupBarrier();
+    if lane < SPAN {
+        for (var line = 1u; line < LANES / SPAN; line += 1u) {
+            acc += gathered[line * SPAN + lane];
+        }
+        gathered[lane] = acc / total;
+        if quad < quads {
+            out[group.x * quads + quad] = acc / total;
+        }
     }
     if OUT_STEP != 0u {
         workgroupBarrier();
         let s = scalar(params.out_scale);
-        if lane < quads && s != 0.0 {
+        if lane < SPAN && quad < quads && s != 0.0 {
             let column = first_column(lane, OUT_STEP);
             var codes = vec4<f32>();
             for (var b = 0u; b < 4u; b += 1u) {
                 let c = column + b * OUT_STEP;
-                codes[b] = finished[c / 4u][c % 4u];
+                codes[b] = gathered[c / 4u][c % 4u];
             }
-            out_grid[group.x * quads + lane] = grid_word(codes, s);
+            out_grid[group.x * quads + quad] = grid_word(codes, s);
         }
     }
 }

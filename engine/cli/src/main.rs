@@ -22,8 +22,9 @@ sotto-cli runs the engine on this machine. MODEL is a GGUF file or a Hugging Fac
       streams the continuation, or the answer
       (generate and bench: --quantize int8|int4 turns matrices stored as floats into integers while they load)
   sotto-cli bench MODEL [--device cpu|gpu] [--path reference|fast] [--new N] [--profile POSITION]
-      prints JSON: prefill and decode tokens/s at 128, 512 and 2,048 tokens of context, peak memory; --profile times each
-      kernel of a decode step at a position, on a graphics device with timestamps
+      prints JSON: prefill and decode tokens/s at 128, 512 and 2,048 tokens of context, decode also with the choice left to
+      the device, greedy and drawn; peak memory; --profile times each kernel of a decode step at a position, on a graphics
+      device with timestamps
   sotto-cli greedy MODEL [--tokens N] [--new N] [--device cpu|gpu] [--path reference|fast] [--ranges kept|ignored]
       prints ids: what follows N ids spread over the vocabulary, and how far ahead each choice was; needs no tokenizer
       (check, generate, bench and greedy: --tables outside reads rows of tables that are only gathered from the model's files,

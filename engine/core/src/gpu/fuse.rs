@@ -7,9 +7,9 @@
 
 use crate::kernels::head_norms::HeadNorms;
 use crate::kernels::matmul::Store;
-use crate::kernels::norm_chain::{MOST_COLS, NormChain};
+use crate::kernels::norm_chain::NormChain;
 use crate::kernels::quantize::Codes;
-use crate::kernels::{Attention, Op, Pairing, RmsNorm, grouped_attention};
+use crate::kernels::{Attention, Op, Pairing, RmsNorm, grouped_attention, norm_chain};
 use crate::weights::WeightId;
 
 use super::layout::Packing;
@@ -90,12 +90,12 @@ impl<'a> Plan<'a> {
 
     fn ends_branch(&self, norm: &RmsNorm) -> bool {
         let cols = self.recording.info(norm.x).cols;
-        norm.store == Store::Add && norm.weight.is_some() && norm.width == cols && cols <= MOST_COLS
+        norm.store == Store::Add && norm.weight.is_some() && norm.width == cols && norm_chain::takes(cols)
     }
 
     fn begins_branch(&self, norm: &RmsNorm) -> bool {
         let cols = self.recording.info(norm.x).cols;
-        norm.is_plain() && norm.weight.is_some() && norm.width == cols && cols <= MOST_COLS
+        norm.is_plain() && norm.weight.is_some() && norm.width == cols && norm_chain::takes(cols)
     }
 
     /// The end of a branch, the norm after it, and the codes of the products that follow. A check may read the residual

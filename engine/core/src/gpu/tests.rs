@@ -271,6 +271,25 @@ fn a_norm_adds_to_its_output_and_gains() {
 }
 
 #[test]
+fn the_end_of_a_branch_and_the_norm_after_it_are_one_dispatch() {
+    let Some(gpu) = open() else { return };
+    // Whole rounds of lanes and not.
+    for (width, dispatches) in [(64, 3), (1028, 3), (1536, 3), (2560, 3), (3072, 3)] {
+        let mut bench = Bench::default();
+        let (x, h) = (bench.input("x", Rows::PerToken, width), bench.input("h", Rows::PerToken, width));
+        let next = bench.buffer("next", Rows::PerToken, width);
+        let (weight, next_weight) =
+            (bench.weight(QuantType::F32, 1, width).0, bench.weight(QuantType::F32, 1, width).0);
+        let gain = Gain::Learned(bench.scalar(0.44));
+        let branch = RmsNorm { x, weight: Some(weight), out: h, width, eps: 1e-6, store: Store::Add, gain };
+        bench.recording.push(branch);
+        bench.recording.push(RmsNorm::plain(h, Some(next_weight), next, width, 1e-5));
+        let device = bench.twin(&gpu, &format!("width {width}"), &[1, 17, 1], &[h, next], 0.0);
+        assert_eq!(device.dispatch_count(Step { position: 0, tokens: 1 }), dispatches, "{width}");
+    }
+}
+
+#[test]
 fn a_soft_cap_bounds_also_far_out() {
     let Some(gpu) = open() else { return };
     let mut bench = Bench::default();
@@ -326,7 +345,9 @@ fn attention_of_many_heads_on_one_cache_matches_its_reference() {
     check_grouped(&gpu, Heads { q: 8, kv: 1, d: 256 }, Some(70), &[33, 50, 1]);
     check_grouped(&gpu, Heads { q: 8, kv: 2, d: 512 }, None, &[33, 1]);
     check_grouped(&gpu, Heads { q: 5, kv: 1, d: 80 }, None, &[33, 1]);
-    // More positions than 64 parts of 32 hold.
+    // A head's quads for which the lanes have no whole number of lines, or fewer lines than they could.
+    check_grouped(&gpu, Heads { q: 4, kv: 1, d: 160 }, Some(40), &[33, 17, 1]);
+    // More positions than 128 parts of 16 hold.
     let long = [vec![64; 34], vec![1, 3]].concat();
     check_grouped_rows(&gpu, Heads { q: 4, kv: 1, d: 4 }, None, &long, &[Rows::One]);
 }

@@ -52,9 +52,11 @@ pub static MERGE: Shader = Shader {
 };
 
 /// Positions that a workgroup scores at once.
-const BLOCK: u32 = 32;
+const BLOCK: u32 = 16;
 /// Most parts of a context.
-const PARTS: u32 = 64;
+const PARTS: u32 = 128;
+/// Quads of a head that a workgroup joins.
+const SPAN: u32 = 32;
 /// Most query heads of a workgroup, and most of their values: its memory.
 const MOST_HEADS: usize = 8;
 const MOST_VALUES: usize = 2048;
@@ -137,9 +139,10 @@ impl Attention {
         let grid = codes.map_or(Resource::Unused, |c| Resource::Grid(c.grid));
         let step = codes.map_or(0, |c| c.step);
         let heads = Count::Fixed(self.heads as u32);
+        let spans = Count::Fixed((kv.head_dim as u32 / 4).div_ceil(SPAN));
         Ok(vec![
             dispatch(&PART, 0, inputs(Resource::Scratch), groups, parts, one),
-            dispatch(&MERGE, step, vec![out, Resource::Scalars, Resource::Scratch, grid], heads, one, one),
+            dispatch(&MERGE, step, vec![out, Resource::Scalars, Resource::Scratch, grid], heads, spans, one),
         ])
     }
 }

@@ -54,8 +54,13 @@ pub static SHADER: Shader = Shader {
     ],
 };
 
-/// Values of a row that workgroup memory holds, beside the sums.
-pub const MOST_COLS: usize = 3072;
+/// Values of a row that the shader's lanes can hold.
+const MOST_COLS: usize = 3072;
+
+/// True when a row of so many values is whole quads, and not too many.
+pub(crate) const fn takes(cols: usize) -> bool {
+    cols.is_multiple_of(4) && cols <= MOST_COLS
+}
 
 /// Constants for the usual widths.
 #[cfg(test)]

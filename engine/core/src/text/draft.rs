@@ -238,6 +238,27 @@ mod tests {
     }
 
     #[test]
+    fn tokens_that_a_device_chose_are_taken_like_its_own() {
+        let tokenizer = tokenizer();
+        let tables = Arc::new(GuardTables::new(&tokenizer));
+        let writer = |options| Writer::new(&attempt(options), &tokenizer, &[11], &|| Arc::clone(&tables)).unwrap();
+        let options = serde_json::json!({ "maxTokens": 4, "sampler": { "temperature": 1.0, "topK": 5, "seed": 3 } });
+        let (mut own, mut other) = (writer(options.clone()), writer(options));
+        for i in 0..4 {
+            assert_eq!(other.left(), 4 - i);
+            let step = own.step(&mut [0.0; TOKENS.len()], &tokenizer).unwrap();
+            assert_eq!(other.take(own.ids()[i], &tokenizer), step);
+        }
+        let next = |writer: &Writer| writer.sampler().map(|s| s.random().next_u32());
+        assert_eq!((next(&other), other.text(), other.left()), (next(&own), own.text(), 0));
+        assert!(next(&own).is_some());
+        assert_eq!(other.take(11, &tokenizer).token, None);
+        assert!(other.ended());
+        let guarded = writer(serde_json::json!({ "maxTokens": 4, "guard": true }));
+        assert!(guarded.sampler().is_none(), "the guard has a say");
+    }
+
+    #[test]
     fn broken_logits_end_with_an_error() {
         let tokenizer = tokenizer();
         let tables = Arc::new(GuardTables::new(&tokenizer));
