@@ -79,9 +79,6 @@ fn dot_words(a: vec4<u32>, b: vec4<u32>) -> i32 {
 //
 // GATE: out = activation(row n) · partner: 1, a row of the same W; 2, a value of another buffer.
 // OUT_STEP: out also becomes codes for the product that reads it, whose weights have 8 / OUT_STEP bits.
-//
-// What a row needs is asked for before anything waits: its first units, then its scales. Behind the static scale that says
-// how to add, or behind the barrier, each of those loads would begin to wait only there.
 
 override LANES: u32 = 16u;
 override ROWS: u32 = 4u;
@@ -94,43 +91,21 @@ override OUT_STEP: u32 = 0u;
 var<workgroup> partial: array<vec2<u32>, LANES * ROWS>;
 var<workgroup> finished: array<f32, ROWS>;
 
-const AHEAD = 4u; // units of a row that a lane asks for at once
-
-// A lane's units of a row from `first` on.
-fn units_from(first: u32, row: u32, units: u32) -> array<vec4<u32>, AHEAD> {
-    var some = array<vec4<u32>, AHEAD>();
-    for (var i = 0u; i < AHEAD; i += 1u) {
-        let u = first + i * LANES;
-        if u < units {
-            some[i] = codes[row * units + u];
-        }
-    }
-    return some;
-}
-
-// This lane's part of a row's sum, given its first units: the bits of an i32 with a static scale, else of an f32.
-fn lane_sum(row: u32, matrix: u32, is_ranged: bool, lane: u32, first_units: array<vec4<u32>, AHEAD>) -> u32 {
+// This lane's part of a row's sum: the bits of an i32 with a static scale, else of an f32.
+fn lane_sum(row: u32, matrix: u32, is_ranged: bool, lane: u32) -> u32 {
     let quads = params.cols / 4u;
     let units = units_of(quads);
     if is_ranged {
         var sum = 0;
         var total = 0;
         let at = params.arrays[matrix] * params.grid_quads;
-        var some = first_units;
-        for (var first = lane; first < units; first += AHEAD * LANES) {
-            if first != lane {
-                some = units_from(first, row, units);
-            }
-            for (var i = 0u; i < AHEAD; i += 1u) {
-                let u = first + i * LANES;
-                if u < units {
-                    for (var k = 0u; k < 8u / BITS; k += 1u) {
-                        let input = grid[at + u * (8u / BITS) + k];
-                        sum += dot_words(input, code_words(some[i], k));
-                        if BITS < 8u {
-                            total += dot_words(input, vec4<u32>(0x01010101u));
-                        }
-                    }
+        for (var u = lane; u < units; u += LANES) {
+            let unit = codes[row * units + u];
+            for (var k = 0u; k < 8u / BITS; k += 1u) {
+                let input = grid[at + u * (8u / BITS) + k];
+                sum += dot_words(input, code_words(unit, k));
+                if BITS < 8u {
+                    total += dot_words(input, vec4<u32>(0x01010101u));
                 }
             }
         }
@@ -153,32 +128,20 @@ fn lane_sum(row: u32, matrix: u32, is_ranged: bool, lane: u32, first_units: arra
     return bitcast<u32>(sum);
 }
 
-// What turns a row's sum into its output.
-struct RowScales {
-    input: f32,  // static, or 0
-    row: f32,    // of the first stretch
-    output: f32, // static, or 0
-}
-
-fn row_scales(row: u32, matrix: u32) -> RowScales {
-    let of_row = bitcast<f32>(scales[row * params.stretches]);
-    return RowScales(scalar(params.inputs[matrix]), of_row, scalar(params.outputs[matrix]));
-}
-
-fn row_sum(first: u32, which: u32, by: RowScales) -> f32 {
+fn row_sum(first: u32, which: u32, row: u32, matrix: u32, input: f32) -> f32 {
     var value = 0.0;
-    if by.input != 0.0 {
+    if input != 0.0 {
         var sum = 0;
         for (var i = 0u; i < LANES; i += 1u) {
             sum += bitcast<i32>(partial[first + i][which]);
         }
-        value = by.input * by.row * f32(sum);
+        value = input * bitcast<f32>(scales[row * params.stretches]) * f32(sum);
     } else {
         for (var i = 0u; i < LANES; i += 1u) {
             value += bitcast<f32>(partial[first + i][which]);
         }
     }
-    return on_grid(value, by.output);
+    return on_grid(value, scalar(params.outputs[matrix]));
 }
 
 @compute @workgroup_size(LANES, ROWS)
@@ -193,29 +156,13 @@ fn decode(
     let n = params.first_row + row;
     let matrix = matrix_of(n);
     let up_matrix = matrix_of(n + params.up_rows);
-    // Beyond the last row it is read again, and not stored.
-    let held = min(row, params.rows - 1u);
-    let units = units_of(params.cols / 4u);
-    let row_units = units_from(local.x, held, units);
-    var up_units = array<vec4<u32>, AHEAD>();
-    if GATE == 1u {
-        up_units = units_from(local.x, held + params.up_rows, units);
-    }
-    let by = row_scales(held, matrix);
-    var up_by = by;
-    if GATE == 1u {
-        up_by = row_scales(held + params.up_rows, up_matrix);
-    }
-    var other = 0.0;
-    if GATE == 2u {
-        other = partner[params.up + params.first_row + held];
-    }
-    let out_scale = scalar(params.out_scale);
+    let input = scalar(params.inputs[matrix]);
+    let up_input = scalar(params.inputs[up_matrix]);
     var sums = vec2<u32>();
     if row < params.rows {
-        sums.x = lane_sum(row, matrix, by.input != 0.0, local.x, row_units);
+        sums.x = lane_sum(row, matrix, input != 0.0, local.x);
         if GATE == 1u {
-            sums.y = lane_sum(row + params.up_rows, up_matrix, up_by.input != 0.0, local.x, up_units);
+            sums.y = lane_sum(row + params.up_rows, up_matrix, up_input != 0.0, local.x);
         }
     }
     partial[index] = sums;
@@ -223,12 +170,13 @@ fn decode(
     if local.x == 0u {
         var value = 0.0;
         if row < params.rows {
-            value = row_sum(index, 0u, by);
+            value = row_sum(index, 0u, row, matrix, input);
             if GATE == 1u {
-                value = activation(params.activation, value) * row_sum(index, 1u, up_by);
+                let up = row_sum(index, 1u, row + params.up_rows, up_matrix, up_input);
+                value = activation(params.activation, value) * up;
             }
             if GATE == 2u {
-                value = activation(params.activation, value) * other;
+                value = activation(params.activation, value) * partner[params.up + n];
             }
             store(0u, n, matrix, capped(value));
         }
@@ -236,13 +184,14 @@ fn decode(
     }
     if OUT_STEP != 0u {
         workgroupBarrier();
-        if 4u * index < ROWS && out_scale != 0.0 {
+        let s = scalar(params.out_scale);
+        if 4u * index < ROWS && s != 0.0 {
             let column = first_column(index, OUT_STEP);
             var values = vec4<f32>();
             for (var b = 0u; b < 4u; b += 1u) {
                 values[b] = finished[column + b * OUT_STEP];
             }
-            out_grid[(params.first_row + first) / 4u + index] = grid_word(values, out_scale);
+            out_grid[(params.first_row + first) / 4u + index] = grid_word(values, s);
         }
     }
 }
