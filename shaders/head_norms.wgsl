@@ -1,7 +1,6 @@
 // Between the products and attention: each query head is normed and rotated, each key head normed, rotated and appended to
 // the cache, each value head normed without a weight and appended. Needs lib/step.wgsl.
-// One workgroup for each head of each token; pairs are (i, i + d/2). Sums in f32. All that a head meets is asked for at the
-// start: behind the barrier it would begin to wait only there.
+// One workgroup for each head of each token; pairs are (i, i + d/2). Sums in f32.
 
 struct Params {
     heads: u32,      // H
@@ -13,9 +12,8 @@ struct Params {
     value: u32,      // where v[0, 0] is
     ring: u32,       // position j lies in row j & ring
 }
-override D: u32 = 64u; // head width, at most 2 · MOST · LANES
+override D: u32 = 64u; // head width
 const LANES = 64u;
-const MOST = 4u;       // pairs of a lane
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;             // q [T, H · d], k and v [T, K · d]
@@ -39,26 +37,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if !is_query {
         begin = select(params.value, params.key, is_key) + (token * params.kv_heads + kv_head) * D;
     }
-    let t = first_token(params.tokens) + token;
-    let half = D / 2u;
-    var pairs = array<vec2<f32>, MOST>();
-    var weights = array<vec2<f32>, MOST>();
-    var turns = array<vec2<f32>, MOST>();
-    for (var n = 0u; n < MOST; n += 1u) {
-        let i = lane + n * LANES;
-        if i < half {
-            pairs[n] = vec2<f32>(qkv[begin + i], qkv[begin + i + half]);
-            if is_query {
-                weights[n] = vec2<f32>(query_weight[i], query_weight[i + half]);
-            } else if is_key {
-                weights[n] = vec2<f32>(key_weight[i], key_weight[i + half]);
-            }
-            turns[n] = angles[t * half + i];
-        }
-    }
     var squares = 0.0;
-    for (var n = 0u; n < MOST; n += 1u) {
-        squares += dot(pairs[n], pairs[n]);
+    for (var i = lane; i < D; i += LANES) {
+        squares += qkv[begin + i] * qkv[begin + i];
     }
     partial[lane] = squares;
     workgroupBarrier();
@@ -67,26 +48,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         sum += partial[i];
     }
     let scale = 1.0 / sqrt(sum / f32(D) + params.eps);
+    let t = first_token(params.tokens) + token;
     let to = (((now.position + t) & params.ring) * params.kv_heads + kv_head) * D;
-    for (var n = 0u; n < MOST; n += 1u) {
-        let i = lane + n * LANES;
-        if i >= half {
-            break;
-        }
-        let normed = pairs[n] * scale;
-        let a = normed.x * weights[n].x;
-        let b = normed.y * weights[n].y;
-        let turned = vec2<f32>(a * turns[n].x - b * turns[n].y, b * turns[n].x + a * turns[n].y);
+    let half = D / 2u;
+    for (var i = lane; i < half; i += LANES) {
+        var a = qkv[begin + i] * scale;
+        var b = qkv[begin + i + half] * scale;
+        let angle = angles[t * half + i];
         if is_query {
+            a *= query_weight[i];
+            b *= query_weight[i + half];
             let at = (token * params.heads + group.x) * D + i;
-            queries[at] = turned.x;
-            queries[at + half] = turned.y;
+            queries[at] = a * angle.x - b * angle.y;
+            queries[at + half] = b * angle.x + a * angle.y;
         } else if is_key {
-            keys[to + i] = turned.x;
-            keys[to + i + half] = turned.y;
+            a *= key_weight[i];
+            b *= key_weight[i + half];
+            keys[to + i] = a * angle.x - b * angle.y;
+            keys[to + i + half] = b * angle.x + a * angle.y;
         } else {
-            values[to + i] = normed.x;
-            values[to + i + half] = normed.y;
+            values[to + i] = a;
+            values[to + i + half] = b;
         }
     }
 }
