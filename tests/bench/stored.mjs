@@ -1,6 +1,7 @@
 // Loading a model from the browser's storage: how fast beside a plain loop of reads, and with how much memory. The folder is got through
 // the store first, from a server on this machine.
-//   node tests/bench/stored.mjs FOLDER [--device cpu|gpu] [--tables inside|outside] [--rounds N] [--new N]
+//   node tests/bench/stored.mjs FOLDER [--device cpu|reference|gpu|software] [--tables inside|outside] [--rounds N] [--new N]
+// Tables are where a load leaves them by itself: outside of the CPU, inside of a graphics device that takes them.
 // `sotto-cli synth e2b-mobile FOLDER` makes one of full size. Needs twice its bytes on the disk.
 import { readFileSync, statSync } from 'node:fs'
 import { cpus } from 'node:os'
@@ -13,20 +14,24 @@ import { file } from '../browser/web.mjs'
 const { values: options, positionals: [folder] } = parseArgs({
   allowPositionals: true,
   options: {
-    device: { type: 'string', default: 'cpu' }, tables: { type: 'string', default: 'outside' },
+    device: { type: 'string', default: 'cpu' }, tables: { type: 'string' },
     rounds: { type: 'string', default: '3' }, new: { type: 'string', default: '0' }
   }
 })
-if (!folder || !['cpu', 'reference', 'gpu'].includes(options.device) || !['inside', 'outside'].includes(options.tables)) throw new Error('usage: see the first lines of this file')
+if (!folder || !['cpu', 'reference', 'gpu', 'software'].includes(options.device) || !['inside', 'outside', undefined].includes(options.tables)) throw new Error('usage: see the first lines of this file')
 
+const isGpu = ['gpu', 'software'].includes(options.device)
+const outside = (options.tables ?? (isGpu ? 'inside' : 'outside')) === 'outside'
 const MEASURE_MS = 25
+/** The system is asked for resident memory, which takes longer, once in so many measurements. */
+const RESIDENT_EVERY = 8
 
 /** @param {number} bytes */
 const mb = (bytes) => `${(bytes / 1e6).toFixed(0)} MB`
 /** @param {number} rate bytes a second */
 const gbs = (rate) => `${(rate / 1e9).toFixed(2)} GB/s`
 
-/** The largest resident memory that any page's process ever had, where the system tells. @param {Lab} lab */
+/** The largest resident memory that any page's process has had, where the system tells. @param {Lab} lab */
 async function peakResident (lab) {
   const { processInfo } = await lab.browser.cdp.send('SystemInfo.getProcessInfo')
   const peaks = processInfo.filter((/** @type {any} */ process) => process.type === 'renderer').map((/** @type {any} */ { id }) => {
@@ -40,11 +45,12 @@ async function peakResident (lab) {
 }
 
 /**
- * Does a job and watches its worker: the largest JavaScript heap, and the largest sum of array buffers beside WASM memory.
+ * Does a job and watches its worker: the largest JavaScript heap, the largest sum of array buffers beside WASM memory, and the largest
+ * resident memory of its process.
  * @param {Lab} lab @param {import('../browser/lab.mjs').Job} job
  */
 async function watched (lab, job) {
-  const peak = { heap: 0, buffers: 0, samples: 0 }
+  const peak = { heap: 0, buffers: 0, resident: 0, samples: 0 }
   let over = false
   const result = await lab.run(job, async (worker) => {
     while (!over) {
@@ -52,7 +58,7 @@ async function watched (lab, job) {
       if (!usage) return
       peak.heap = Math.max(peak.heap, usage.usedSize + (usage.embedderHeapUsedSize ?? 0))
       peak.buffers = Math.max(peak.buffers, usage.backingStorageSize ?? 0)
-      peak.samples++
+      if (peak.samples++ % RESIDENT_EVERY === 0) peak.resident = Math.max(peak.resident, await peakResident(lab).catch(() => 0))
       await sleep(MEASURE_MS)
     }
   }).finally(() => { over = true })
@@ -60,7 +66,7 @@ async function watched (lab, job) {
 }
 
 const lab = await Lab.start({
-  gpu: options.device === 'gpu' ? 'hardware' : undefined,
+  gpu: options.device === 'gpu' ? 'hardware' : options.device === 'software' ? 'software' : undefined,
   serve: (url, response, request) => file(join(folder, url.pathname.replace('/models/measured/', '')), response, request)
 })
 try {
@@ -72,18 +78,19 @@ try {
   console.log(`got: ${mb(before.bytes)} in ${(ms / 1000).toFixed(1)} s, ${gbs(before.bytes / ms * 1000)}; JS heap at most ${mb(got.peak.heap)}, buffers ${mb(got.peak.buffers)}`)
   for (let round = 0; round < Number(options.rounds); round++) {
     const floor = await lab.run({ readRate: id })
-    console.log(`\nplain reads of 8 MiB: ${gbs(floor.bytesPerSecond)}; a row of 4,480 bytes: ${floor.microsecondsPerRow.toFixed(1)} µs`)
+    console.log(`\nplain reads of 8 MiB: ${gbs(floor.bytesPerSecond)}, into fresh WASM memory ${gbs(floor.freshBytesPerSecond)}; a row of 4,480 bytes: ${floor.microsecondsPerRow.toFixed(1)} µs`)
     /** @type {[number, number][]} */
     const bench = Number(options.new) ? [[4, Number(options.new)]] : [[1, 0]]
-    const tableBytes = options.tables === 'outside' ? 64 << 20 : undefined
-    const { result: [result], peak } = await watched(lab, { stored: id, device: /** @type {any} */ (options.device), tableBytes, bench })
+    const tableBytes = outside ? 64 << 20 : undefined
+    // A device takes all weights if it can.
+    const weightBytes = outside && isGpu ? before.bytes * 0.75 : undefined
+    const { result: [result], peak } = await watched(lab, { stored: id, device: isGpu ? 'gpu' : /** @type {any} */ (options.device), tableBytes, weightBytes, bench })
     const seconds = (/** @type {number} */ ms) => `${(ms / 1000).toFixed(2)} s`
     const rate = result.weightBytes / result.weightsMs * 1000
-    console.log(`load: ${seconds(result.loadMs)}, of which ${seconds(result.loadMs - result.weightsMs)} until the first weights; then ${mb(result.weightBytes)} in ${seconds(result.weightsMs)}: ${gbs(rate)}, ${(100 * rate / floor.bytesPerSecond).toFixed(0)} % of the floor`)
+    console.log(`load: ${seconds(result.loadMs)}, of which ${seconds(result.loadMs - result.weightsMs)} until the first weights; then ${mb(result.weightBytes)} in ${seconds(result.weightsMs)}: ${gbs(rate)}, ${(100 * rate / (isGpu ? floor.bytesPerSecond : floor.freshBytesPerSecond)).toFixed(0)} % of the floor`)
     console.log(`${result.device}: ${result.deviceReason}`)
-    console.log(`WASM memory ${mb(result.wasmMemoryBytes)}; JS heap at most ${mb(peak.heap)}, buffers ${mb(peak.buffers)} (${peak.samples} samples); ${result.prefillTokensPerSecond.toFixed(2)} tokens/s read`)
+    console.log(`WASM memory ${mb(result.wasmMemoryBytes)}; JS heap at most ${mb(peak.heap)}, buffers ${mb(peak.buffers)} (${peak.samples} samples); resident ${mb(peak.resident)}; ${result.prefillTokensPerSecond.toFixed(2)} tokens/s read`)
   }
-  console.log(`\nresident memory of the page's process, at most: ${mb(await peakResident(lab))}`)
 } finally {
   await lab.stop()
 }
