@@ -53,7 +53,7 @@ pub fn gated_activation(gate: &mut [f32], up: &[f32], activation: Activation) {
                 }
                 // ½·(1 + tanh(u)) is 1 / (1 + e^(−2u)).
                 Activation::GeluTanh => {
-                    let (linear, cubic) = (s.hold(-1.595_769_1), s.hold(-0.071_354_814));
+                    let (linear, cubic) = (s.hold(-1.595_769), s.hold(-0.071_354_814));
                     gated(s, gate, up, |g| s.mul(g, s.mul_add(s.mul(g, g), cubic, linear)));
                 }
             }
