@@ -5,7 +5,7 @@ pub mod fast;
 use std::ops::Range;
 use std::sync::Arc;
 
-use self::fast::{Activations, FastKv, FastMatrix, Outputs, PackedMatrix};
+use self::fast::{Activations, FastKv, FastMatrix, FloatMatrix, Outputs, PackedMatrix, Precision};
 use crate::error::{Error, Result};
 use crate::kernels::matmul::Store;
 use crate::kernels::{self, Attention, Embed, Gain, MatMul, Op, RmsNorm, rope};
@@ -35,23 +35,25 @@ enum Weight {
     Fast(FastMatrix),
     /// The same for codes whose scales are another weight.
     Packed(PackedMatrix),
+    /// Floats that stay floats.
+    Float(FloatMatrix),
 }
 
 impl Weight {
     /// An empty matrix or table in the form that a path wants.
-    fn of_matrix(spec: &WeightSpec, path: CpuPath, scales_of_row: usize) -> Result<Self> {
+    fn of_matrix(spec: &WeightSpec, path: CpuPath, precision: Precision, scales_of_row: usize) -> Result<Self> {
+        let (name, quant, rows, cols) = (&spec.name, spec.quant, spec.rows, spec.cols);
         // Codes with several scales a row have no fast form: their products run as the reference does. Rows that are only
         // gathered stay as they are.
-        let is_packed = spec.quant.has_own_scales();
+        let is_packed = quant.has_own_scales();
         let stays = is_packed && (spec.role == WeightRole::Gathered || scales_of_row != 1);
         Ok(match path {
-            CpuPath::Fast if !is_packed => Self::Fast(FastMatrix::new(&spec.name, spec.quant, spec.rows, spec.cols)?),
-            CpuPath::Fast if !stays => Self::Packed(PackedMatrix::new(&spec.name, spec.quant, spec.rows, spec.cols)?),
-            _ => Self::Stored {
-                quant: spec.quant,
-                cols: spec.cols,
-                bytes: Vec::with_capacity(spec.location.len as usize),
-            },
+            CpuPath::Fast if is_packed && !stays => Self::Packed(PackedMatrix::new(name, quant, rows, cols)?),
+            CpuPath::Fast if precision == Precision::Exact && quant.is_float() => {
+                Self::Float(FloatMatrix::new(name, quant, rows, cols)?)
+            }
+            CpuPath::Fast if !is_packed => Self::Fast(FastMatrix::new(name, quant, rows, cols)?),
+            _ => Self::Stored { quant, cols, bytes: Vec::with_capacity(spec.location.len as usize) },
         })
     }
 
@@ -65,6 +67,7 @@ impl Weight {
             }
             Self::Fast(matrix) => matrix.row(row, out),
             Self::Packed(matrix) => matrix.row(row, out),
+            Self::Float(matrix) => matrix.row(row, out),
         }
     }
 
@@ -86,6 +89,8 @@ enum KvCache {
 pub struct CpuExecutor {
     recording: Arc<Recording>,
     path: CpuPath,
+    /// Of what the fast path would otherwise round.
+    precision: Precision,
     weights: Vec<Weight>,
     shapes: Vec<(usize, usize)>,
     scales: Vec<Option<WeightId>>,
@@ -126,12 +131,14 @@ impl Angles {
 impl CpuExecutor {
     /// Makes an executor whose weights are still to stream in.
     pub fn new(recording: Arc<Recording>, table: &WeightTable, path: CpuPath) -> Result<Self> {
+        let precision = precision(&recording);
         let kv = recording.kv.iter().map(|&info| match path {
             CpuPath::Reference => Ok(KvCache::Plain { info, k: Vec::new(), v: Vec::new() }),
-            CpuPath::Fast => FastKv::new(info).map(KvCache::Fast),
+            CpuPath::Fast => FastKv::new(info, precision).map(KvCache::Fast),
         });
         Ok(Self {
             path,
+            precision,
             weights: (0..table.len()).map(|_| Weight::Missing).collect(),
             shapes: table.iter().map(|(_, s)| (s.rows, s.cols)).collect(),
             scales: table.iter().map(|(_, s)| s.scales).collect(),
@@ -365,7 +372,7 @@ impl CpuExecutor {
         let (rows, cols) = self.shapes[op.weight.0 as usize];
         let mut out = self.take(op.out);
         match &self.weights[op.weight.0 as usize] {
-            Weight::Fast(_) | Weight::Packed(_) => self.matmul_fast(op, rows, cols, &mut out)?,
+            Weight::Fast(_) | Weight::Packed(_) | Weight::Float(_) => self.matmul_fast(op, rows, cols, &mut out)?,
             _ => self.matmul_reference(op, rows, cols, &mut out),
         }
         self.put(op.out, out);
@@ -381,7 +388,8 @@ impl CpuExecutor {
         let (input, grid) = self.range(op);
         let x = &self.buffers[op.x.0 as usize];
         let tokens = x.len() / cols;
-        if self.quantized != Some((op.x, input)) {
+        let is_float = matches!(&self.weights[op.weight.0 as usize], Weight::Float(_));
+        if !is_float && self.quantized != Some((op.x, input)) {
             match input {
                 0.0 => self.activations.quantize(x, tokens, cols),
                 scale => self.activations.quantize_on_grid(x, tokens, cols, scale),
@@ -397,6 +405,7 @@ impl CpuExecutor {
                 matrix.matmul(&self.activations, tokens, Outputs { scales, grid, store: op.store }, out);
             }
             Weight::Fast(matrix) => matrix.matmul(&self.activations, tokens, op.store, out),
+            Weight::Float(matrix) => matrix.matmul(x, op.store, out),
             _ => {}
         }
         if let Some(bias) = op.bias.map(|b| self.vector(b)) {
@@ -449,6 +458,13 @@ impl CpuExecutor {
     }
 }
 
+/// Static ranges put activations on grids, where the least difference may end on another code and then moves everything after
+/// it. So where there are any, nothing else is rounded.
+fn precision(recording: &Recording) -> Precision {
+    let has_ranges = recording.ops.iter().any(|op| matches!(op, Op::MatMul(product) if product.range.is_some()));
+    if has_ranges { Precision::Exact } else { Precision::Rounded }
+}
+
 /// Every head of every token by the specification.
 fn attention_reference(op: &Attention, step: Step, q: &[f32], info: KvInfo, kv: (&[f32], &[f32]), out: &mut [f32]) {
     let (d, stride) = (info.head_dim, info.heads * info.head_dim);
@@ -484,12 +500,13 @@ impl WeightSink for CpuExecutor {
             }
             WeightRole::Matrix | WeightRole::Gathered => {
                 if let Weight::Missing = weight {
-                    *weight = Weight::of_matrix(spec, self.path, scales_of_row)?;
+                    *weight = Weight::of_matrix(spec, self.path, self.precision, scales_of_row)?;
                 }
                 match weight {
                     Weight::Stored { bytes: stored, .. } => stored.extend_from_slice(bytes),
                     Weight::Fast(matrix) => matrix.write_rows(first_row, bytes),
                     Weight::Packed(matrix) => matrix.write_rows(first_row, bytes),
+                    Weight::Float(matrix) => matrix.write_rows(first_row, bytes),
                     Weight::Missing | Weight::Vector(_) => {}
                 }
             }

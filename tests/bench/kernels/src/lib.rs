@@ -4,7 +4,7 @@ mod packed;
 
 use core::cell::RefCell;
 
-use sotto_core::cpu::fast::{self, Activations, FastKv, FastMatrix};
+use sotto_core::cpu::fast::{self, Activations, FastKv, FastMatrix, Precision};
 use sotto_core::kernels::matmul::Store;
 use sotto_core::kernels::{Activation, Attention, Pairing, attention, gated_activation, rms_norm, rope};
 use sotto_core::quant::QuantType;
@@ -90,7 +90,9 @@ pub extern "C" fn make() -> usize {
     };
     let mut layers = Vec::new();
     for _ in 0..LAYERS {
-        let Ok(kv) = FastKv::new(KvInfo { heads: KV / HEAD_DIM, head_dim: HEAD_DIM }) else { std::process::abort() };
+        let Ok(kv) = FastKv::new(KvInfo { heads: KV / HEAD_DIM, head_dim: HEAD_DIM }, Precision::Rounded) else {
+            std::process::abort()
+        };
         layers.push(Layer {
             q: weight(QuantType::Q4_1, D, D),
             k: weight(QuantType::Q4_1, KV, D),
@@ -321,7 +323,9 @@ fn check_attention(seed: &mut u32, note: &mut impl FnMut(f32)) {
             let mut eighths =
                 || (0..(position + tokens) * kv_heads * d).map(|_| (random(seed) % 17) as f32 / 8.0 - 1.0).collect();
             let (k, v): (Vec<f32>, Vec<f32>) = (eighths(), eighths());
-            let Ok(mut kv) = FastKv::new(KvInfo { heads: kv_heads, head_dim: d }) else { std::process::abort() };
+            let Ok(mut kv) = FastKv::new(KvInfo { heads: kv_heads, head_dim: d }, Precision::Rounded) else {
+                std::process::abort()
+            };
             kv.append(0, &k, &v);
             let q = values(tokens * heads * d, seed);
             let (mut out, mut want) = (vec![0.0; q.len()], vec![0.0; d]);

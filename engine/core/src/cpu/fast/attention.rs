@@ -1,4 +1,4 @@
-//! A key/value cache in bf16 and attention over it.
+//! A key/value cache, in bf16 or exact, and attention over it.
 //!
 //! Positions lie in chunks of 128, allocated as they are reached. In a chunk each head's keys lie transposed, 8 positions
 //! beside each other for every column, so that a vector lane is a position and scores need no horizontal sums; values lie
@@ -9,8 +9,7 @@
 
 use core::ops::Range;
 
-use half::bf16;
-
+use super::numbers::{Eight, Exact, LANES, Precision, Rounded, products};
 use super::simd::{Exp, Kernel, Simd, dispatch};
 use crate::error::{Error, Result};
 use crate::kernels::Attention;
@@ -19,93 +18,65 @@ use crate::recording::KvInfo;
 /// Positions in a chunk.
 const CHUNK: usize = 128;
 
-/// Numbers that lie beside each other: positions of a key column, columns of a value.
-const LANES: usize = 8;
-
 /// The most rows that meet a key at once: their sums and all else in the inner loops fit 15 registers.
 const ROWS: usize = 4;
 
 /// The widest head.
 const MAX_HEAD_DIM: usize = 1024;
 
-/// Eight bf16 numbers in the order of [`Simd::bf16`].
-type Eight = [u16; LANES];
-
-/// Where number `i` of eight lies.
-const fn place(i: usize) -> usize {
-    if i < 4 { 2 * i } else { 2 * i - 7 }
-}
-
-struct Chunk {
+struct Chunk<N> {
     /// `[head][8 positions][column]`.
-    keys: Vec<Eight>,
+    keys: Vec<N>,
     /// `[head][8 columns][position]`.
-    values: Vec<Eight>,
+    values: Vec<N>,
 }
 
 /// Keys and values of one layer.
-pub struct FastKv {
-    heads: usize,
-    head_dim: usize,
-    chunks: Vec<Chunk>,
+pub struct FastKv(Stored);
+
+enum Stored {
+    Rounded(Cache<Rounded>),
+    Exact(Cache<Exact>),
+}
+
+/// Runs an expression on the cache, whatever it stores.
+macro_rules! with_cache {
+    ($stored:expr, $name:ident => $result:expr) => {
+        match $stored {
+            Stored::Rounded($name) => $result,
+            Stored::Exact($name) => $result,
+        }
+    };
 }
 
 impl FastKv {
     /// An empty cache.
-    pub fn new(info: KvInfo) -> Result<Self> {
+    pub fn new(info: KvInfo, precision: Precision) -> Result<Self> {
         if info.heads == 0 || info.head_dim == 0 || info.head_dim > MAX_HEAD_DIM {
             return Err(Error::unsupported(
                 format!("a cache of {} heads of width {}", info.heads, info.head_dim),
                 format!("the fast path takes widths of 1 to {MAX_HEAD_DIM}"),
             ));
         }
-        Ok(Self { heads: info.heads, head_dim: info.head_dim, chunks: Vec::new() })
+        Ok(Self(match precision {
+            Precision::Rounded => Stored::Rounded(Cache::new(info)),
+            Precision::Exact => Stored::Exact(Cache::new(info)),
+        }))
     }
 
     /// Bytes allocated.
     pub fn bytes(&self) -> usize {
-        let one = |c: &Chunk| size_of_val(c.keys.as_slice()) + size_of_val(c.values.as_slice());
-        self.chunks.iter().map(one).sum()
+        with_cache!(&self.0, cache => cache.bytes())
     }
 
     /// Gives back the space of positions from `len` on, but for the rest of the chunk that `len` falls in.
     pub fn truncate(&mut self, len: usize) {
-        self.chunks.truncate(len.div_ceil(CHUNK));
-    }
-
-    fn value_groups(&self) -> usize {
-        self.head_dim.div_ceil(LANES)
+        with_cache!(&mut self.0, cache => cache.chunks.truncate(len.div_ceil(CHUNK)));
     }
 
     /// Copies rows of k and v, `[T, heads · head_dim]` each, to positions from `position` on.
     pub fn append(&mut self, position: usize, k: &[f32], v: &[f32]) {
-        let (d, groups) = (self.head_dim, self.value_groups());
-        let width = self.heads * d;
-        for (i, (k, v)) in k.chunks_exact(width).zip(v.chunks_exact(width)).enumerate() {
-            let (chunk, at) = ((position + i) / CHUNK, (position + i) % CHUNK);
-            while self.chunks.len() <= chunk {
-                self.chunks.push(Chunk {
-                    keys: vec![[0; LANES]; self.heads * CHUNK / LANES * d],
-                    values: vec![[0; LANES]; self.heads * CHUNK * groups],
-                });
-            }
-            let chunk = &mut self.chunks[chunk];
-            let slot = place(at % LANES);
-            for (head, k) in k.chunks_exact(d).enumerate() {
-                let first = (head * CHUNK / LANES + at / LANES) * d;
-                for (to, k) in chunk.keys[first..first + d].iter_mut().zip(k) {
-                    to[slot] = bf16::from_f32(*k).to_bits();
-                }
-            }
-            for (head, v) in v.chunks_exact(d).enumerate() {
-                for (group, v) in v.chunks(LANES).enumerate() {
-                    let to = &mut chunk.values[(head * groups + group) * CHUNK + at];
-                    for (i, v) in v.iter().enumerate() {
-                        to[place(i)] = bf16::from_f32(*v).to_bits();
-                    }
-                }
-            }
-        }
+        with_cache!(&mut self.0, cache => cache.append(position, k, v));
     }
 
     /// Attention of queries `q`, `[T, H·d]`, at positions from `position` on, whose keys and values are in the cache
@@ -114,6 +85,60 @@ impl FastKv {
     /// # Panics
     /// If a position is not in the cache, or `out` is shorter than `q`.
     pub fn attention(&self, op: &Attention, position: usize, q: &[f32], out: &mut [f32]) {
+        with_cache!(&self.0, cache => cache.attention(op, position, q, out));
+    }
+}
+
+struct Cache<N> {
+    heads: usize,
+    head_dim: usize,
+    chunks: Vec<Chunk<N>>,
+}
+
+impl<N: Eight> Cache<N> {
+    fn new(info: KvInfo) -> Self {
+        Self { heads: info.heads, head_dim: info.head_dim, chunks: Vec::new() }
+    }
+
+    fn bytes(&self) -> usize {
+        let one = |c: &Chunk<N>| size_of_val(c.keys.as_slice()) + size_of_val(c.values.as_slice());
+        self.chunks.iter().map(one).sum()
+    }
+
+    fn value_groups(&self) -> usize {
+        self.head_dim.div_ceil(LANES)
+    }
+
+    fn append(&mut self, position: usize, k: &[f32], v: &[f32]) {
+        let (d, groups) = (self.head_dim, self.value_groups());
+        let width = self.heads * d;
+        for (i, (k, v)) in k.chunks_exact(width).zip(v.chunks_exact(width)).enumerate() {
+            let (chunk, at) = ((position + i) / CHUNK, (position + i) % CHUNK);
+            while self.chunks.len() <= chunk {
+                self.chunks.push(Chunk {
+                    keys: bytemuck::zeroed_vec(self.heads * CHUNK / LANES * d),
+                    values: bytemuck::zeroed_vec(self.heads * CHUNK * groups),
+                });
+            }
+            let chunk = &mut self.chunks[chunk];
+            for (head, k) in k.chunks_exact(d).enumerate() {
+                let first = (head * CHUNK / LANES + at / LANES) * d;
+                for (to, k) in chunk.keys[first..first + d].iter_mut().zip(k) {
+                    to.set(at % LANES, *k);
+                }
+            }
+            for (head, v) in v.chunks_exact(d).enumerate() {
+                for (group, v) in v.chunks(LANES).enumerate() {
+                    let to = &mut chunk.values[(head * groups + group) * CHUNK + at];
+                    for (i, v) in v.iter().enumerate() {
+                        to.set(i, *v);
+                    }
+                }
+            }
+        }
+    }
+
+    fn attention(&self, op: &Attention, position: usize, q: &[f32], out: &mut [f32]) {
         let width = op.heads * self.head_dim;
         let tokens = q.len() / width;
         let group = op.heads / self.heads;
@@ -134,18 +159,18 @@ impl FastKv {
                     out: &mut out[..tokens * width],
                 };
                 row += match total - row {
-                    1 => dispatch(Rows::<1>(step)),
-                    2 => dispatch(Rows::<2>(step)),
-                    3 => dispatch(Rows::<3>(step)),
-                    _ => dispatch(Rows::<ROWS>(step)),
+                    1 => dispatch(Rows::<N, 1>(step)),
+                    2 => dispatch(Rows::<N, 2>(step)),
+                    3 => dispatch(Rows::<N, 3>(step)),
+                    _ => dispatch(Rows::<N, ROWS>(step)),
                 };
             }
         }
     }
 }
 
-struct Step<'a> {
-    kv: &'a FastKv,
+struct Step<'a, N> {
+    kv: &'a Cache<N>,
     op: &'a Attention,
     position: usize,
     /// The key/value head.
@@ -161,12 +186,12 @@ struct Step<'a> {
 }
 
 /// Attention of `R` rows; returns `R`.
-struct Rows<'a, const R: usize>(Step<'a>);
+struct Rows<'a, N, const R: usize>(Step<'a, N>);
 
 /// What a masked score is: below every real one, and finite.
 const MASKED: f32 = -3e38;
 
-impl<const R: usize> Kernel for Rows<'_, R> {
+impl<N: Eight, const R: usize> Kernel for Rows<'_, N, R> {
     type Output = usize;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> usize {
@@ -202,7 +227,7 @@ impl<const R: usize> Kernel for Rows<'_, R> {
             let to = (end - c * CHUNK).min(CHUNK).next_multiple_of(LANES);
             let keys = &chunk.keys[head * CHUNK / LANES * d..][..CHUNK / LANES * d];
             for (g, keys) in keys.chunks_exact(d).enumerate().take(to / LANES).skip(from / LANES) {
-                let found = score(s, keys, queries);
+                let found = products(s, keys, queries);
                 for (scores, found) in scores.iter_mut().zip(found) {
                     let (scores, _) = scores.as_chunks_mut::<4>();
                     if let [low, high] = &mut scores[2 * g..2 * g + 2] {
@@ -258,32 +283,18 @@ impl<const R: usize> Kernel for Rows<'_, R> {
     }
 }
 
-/// Scores of `R` rows at 8 positions: `keys` is `[d]`, 8 positions each.
-#[inline(always)]
-fn score<S: Simd, const R: usize>(s: S, keys: &[Eight], queries: &[[f32; R]]) -> [[S::F; 2]; R] {
-    let mut sums = [[s.splat(0.0); 2]; R];
-    for (key, q) in keys.iter().zip(queries) {
-        let [low, high] = s.bf16(key);
-        for r in 0..R {
-            let q = s.splat(q[r]);
-            sums[r] = [s.mul_add(low, q, sums[r][0]), s.mul_add(high, q, sums[r][1])];
-        }
-    }
-    sums
-}
-
 /// Adds 8 columns of the values at `positions` of a chunk, weighted by each row's weights.
 #[inline(always)]
-fn weigh<S: Simd, const R: usize>(
+fn weigh<S: Simd, N: Eight, const R: usize>(
     s: S,
-    values: &[Eight; CHUNK],
+    values: &[N; CHUNK],
     weights: &[[f32; CHUNK]; R],
     positions: Range<usize>,
     out: &mut [[[f32; 4]; 2]; R],
 ) {
     let mut sums: [[S::F; 2]; R] = core::array::from_fn(|r| [s.load(&out[r][0]), s.load(&out[r][1])]);
     for j in positions.start..positions.end.min(CHUNK) {
-        let [low, high] = s.bf16(&values[j]);
+        let [low, high] = values[j].load(s);
         for r in 0..R {
             let w = s.splat(weights[r][j]);
             sums[r] = [s.mul_add(low, w, sums[r][0]), s.mul_add(high, w, sums[r][1])];

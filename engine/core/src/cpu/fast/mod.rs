@@ -6,8 +6,10 @@
 
 mod activations;
 mod attention;
+mod float;
 mod math;
 mod matrix;
+mod numbers;
 mod packed;
 mod simd;
 #[cfg(test)]
@@ -15,8 +17,10 @@ mod tests;
 
 pub use activations::Activations;
 pub use attention::FastKv;
+pub use float::FloatMatrix;
 pub use math::{gated_activation, rms_norm, rope, soft_cap};
 pub use matrix::FastMatrix;
+pub use numbers::Precision;
 pub use packed::{Outputs, PackedMatrix};
 
 /// The instruction set that the kernels run on here, for reports.

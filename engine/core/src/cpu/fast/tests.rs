@@ -397,6 +397,41 @@ fn a_broken_input_of_packed_codes_is_not_hidden() {
 }
 
 #[test]
+fn float_products_are_their_specification() {
+    on_every_set(|| {
+        let mut random = Random(10);
+        for quant in [QuantType::BF16, QuantType::F16, QuantType::F32] {
+            for (rows, cols) in [(1, 1), (7, 33), (8, 64), (20, 1536)] {
+                let bytes = random.weight(quant, rows * cols);
+                let mut matrix = FloatMatrix::new("w", quant, rows, cols).unwrap();
+                let (first, rest) = bytes.split_at(rows / 3 * cols * quant.block_bytes());
+                matrix.write_rows(0, first);
+                matrix.write_rows(rows / 3, rest);
+                let (mut w, mut row) = (vec![0.0; rows * cols], vec![0.0; cols]);
+                quant.dequantize(&bytes, &mut w);
+                for (n, want) in w.chunks_exact(cols).enumerate() {
+                    matrix.row(n, &mut row);
+                    assert_eq!(row, want, "{quant:?} [{rows}, {cols}] row {n}");
+                }
+                for tokens in TOKENS {
+                    let x = random.units(tokens * cols);
+                    for store in [Store::Replace, Store::Add] {
+                        // Small: its own rounding is not the product's.
+                        let old: Vec<f32> = random.units(tokens * rows).iter().map(|v| v / 64.0).collect();
+                        let mut y = old.clone();
+                        matrix.matmul(&x, store, &mut y);
+                        let before = if store == Store::Add { old } else { vec![0.0; tokens * rows] };
+                        let found = difference(&w, &x, &y, &before, rows, cols);
+                        assert!(found < 2e-6, "{quant:?} [{rows}, {cols}] {tokens} tokens: {found}");
+                    }
+                }
+            }
+        }
+        assert!(FloatMatrix::new("w", QuantType::Q4_0, 8, 64).is_err());
+    });
+}
+
+#[test]
 fn attention_is_its_reference() {
     on_every_set(|| {
         let mut random = Random(4);
@@ -408,21 +443,25 @@ fn attention_is_its_reference() {
             (6, 3, 20, Some(130)),
             (5, 1, 128, None),
             (2, 1, 8, Some(1)),
+            (8, 1, 256, Some(64)),
+            (4, 1, 512, None),
         ];
-        for (heads, kv_heads, d, window) in cases {
+        for ((heads, kv_heads, d, window), precision) in
+            cases.into_iter().flat_map(|case| [(case, Precision::Rounded), (case, Precision::Exact)])
+        {
             let slot = KvSlot(0);
             let buffer = crate::recording::BufferId(0);
             let op = Attention { q: buffer, slot, out: buffer, heads, scale: 1.0 / (d as f32).sqrt(), window };
             for (position, tokens) in [(0, 1), (0, 5), (1, 1), (15, 2), (126, 4), (300, 1), (250, 33)] {
                 let n = position + tokens;
                 let (k, v) = (random.units(n * kv_heads * d), random.units(n * kv_heads * d));
-                let mut kv = FastKv::new(KvInfo { heads: kv_heads, head_dim: d }).unwrap();
+                let mut kv = FastKv::new(KvInfo { heads: kv_heads, head_dim: d }, precision).unwrap();
                 // Stale entries beyond the end must not matter.
                 kv.append(n, &vec![7.0; 3 * kv_heads * d], &vec![1e30; 3 * kv_heads * d]);
                 kv.append(0, &k[..position * kv_heads * d], &v[..position * kv_heads * d]);
                 kv.append(position, &k[position * kv_heads * d..], &v[position * kv_heads * d..]);
                 let round = |x: &[f32]| x.iter().map(|v| bf16::from_f32(*v).to_f32()).collect::<Vec<_>>();
-                let (k, v) = (round(&k), round(&v));
+                let (k, v) = if precision == Precision::Rounded { (round(&k), round(&v)) } else { (k, v) };
                 let q: Vec<f32> = random.units(tokens * heads * d).iter().map(|v| v * 4.0).collect();
                 let mut out = vec![f32::NAN; tokens * heads * d];
                 kv.attention(&op, position, &q, &mut out);
@@ -451,7 +490,7 @@ fn attention_is_its_reference() {
 #[test]
 fn a_cache_stays_within_its_bytes() {
     on_every_set(|| {
-        let mut kv = FastKv::new(KvInfo { heads: 3, head_dim: 64 }).unwrap();
+        let mut kv = FastKv::new(KvInfo { heads: 3, head_dim: 64 }, Precision::Rounded).unwrap();
         assert_eq!(kv.bytes(), 0);
         let row = vec![0.5; 192];
         for position in 0..2048 {
@@ -460,7 +499,7 @@ fn a_cache_stays_within_its_bytes() {
         assert!(kv.bytes() * 30 <= 50_000_000, "{} bytes", kv.bytes() * 30);
         kv.truncate(1);
         assert!(kv.bytes() * 30 <= 3_000_000, "{} bytes", kv.bytes() * 30);
-        assert!(FastKv::new(KvInfo { heads: 1, head_dim: 1 << 40 }).is_err());
+        assert!(FastKv::new(KvInfo { heads: 1, head_dim: 1 << 40 }, Precision::Exact).is_err());
     });
 }
 
