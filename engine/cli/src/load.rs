@@ -46,6 +46,11 @@ impl Weights {
         Ok(Self { disk: DiskModel::open(path)? })
     }
 
+    /// Whether activations have static ranges.
+    pub(crate) fn has_ranges(&self) -> Result<bool> {
+        Ok(!Network::open(&self.disk.description, Stages::Dropped)?.ranges().is_empty())
+    }
+
     /// Streams the weights into an executor for `device`.
     pub(crate) fn generator(&self, device: DeviceChoice, stages: Stages, ranges: Ranges) -> Result<Generator> {
         let network = Network::open(&self.disk.description, stages)?;

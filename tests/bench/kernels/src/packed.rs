@@ -34,7 +34,7 @@ thread_local! {
 
 /// Makes the matrices, of random codes.
 #[unsafe(no_mangle)]
-pub extern "C" fn make_packed() {
+pub(crate) extern "C" fn make_packed() {
     let mut seed = 3;
     let products = SHAPES.iter().map(|&(quant, rows, cols, on_grid)| {
         let Ok(mut matrix) = PackedMatrix::new("bench", quant, rows, cols) else { std::process::abort() };
@@ -50,7 +50,7 @@ pub extern "C" fn make_packed() {
 
 /// Readies the inputs of `tokens` for product `i`, and returns its weights.
 #[unsafe(no_mangle)]
-pub extern "C" fn fill_packed(i: usize, tokens: usize) -> usize {
+pub(crate) extern "C" fn fill_packed(i: usize, tokens: usize) -> usize {
     PRODUCTS.with_borrow_mut(|all| {
         let Some(p) = all.get_mut(i) else { return 0 };
         let x = values(tokens * p.cols, &mut 5);
@@ -65,7 +65,7 @@ pub extern "C" fn fill_packed(i: usize, tokens: usize) -> usize {
 
 /// Runs product `i` on what [`fill_packed`] made.
 #[unsafe(no_mangle)]
-pub extern "C" fn run_packed(i: usize) -> f32 {
+pub(crate) extern "C" fn run_packed(i: usize) -> f32 {
     PRODUCTS.with_borrow_mut(|all| {
         let Some(p) = all.get_mut(i) else { return 0.0 };
         let grid = if p.on_grid { 0.02 } else { 0.0 };
