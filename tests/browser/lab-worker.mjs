@@ -1,5 +1,5 @@
 // One job of the lab: `{ module, model, bytes, device, bench: [[promptTokens, newTokens], …] }` or `{ …, check: folder, only: [prompt, steps] }`
-// or `{ module, tokenizer, text }`, or `{ module, device, folder }`: a fixture's folder is checked. With the model store: `{ get: address }`,
+// or `{ module, tokenizer, text }`, or `{ module, device, folder }`: a fixture's folder is checked, or with `bench` measured. With the model store: `{ get: address }`,
 // `{ readRate: id }`, or `{ stored: id, device, weightBytes, tableBytes, floatBytes, bench }`.
 import { get as fetched, readRate as rate } from './lab-store.mjs'
 
@@ -14,10 +14,12 @@ addEventListener('message', async ({ data: { module, model, bytes, device, bench
       const json = new Uint8Array(await (await fetch(tokenizer)).arrayBuffer())
       return postMessage({ result: JSON.parse(Lab.measureTokenizer(json, text)) })
     }
-    if (folder) return postMessage({ result: await FolderLab.check(folder, device) })
+    if (folder && !bench) return postMessage({ result: await FolderLab.check(folder, device) })
     if (get) return postMessage({ result: await fetched(Session, get) })
     if (readRate) return postMessage({ result: await rate(readRate) })
-    const lab = stored ? await Lab.loadStored(stored, device, weightBytes, tableBytes, floatBytes) : await Lab.load(model, bytes, device)
+    const lab = folder
+      ? await FolderLab.load(folder, device)
+      : stored ? await Lab.loadStored(stored, device, weightBytes, tableBytes, floatBytes) : await Lab.load(model, bytes, device)
     if (!bench) return postMessage({ result: await lab.check(model, bytes, check, ...only) })
     const result = []
     for (const [promptTokens, newTokens] of bench) result.push(JSON.parse(await lab.bench(promptTokens, newTokens)))

@@ -25,6 +25,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         let weights = load::Weights::open(arguments.model()?, arguments.tables()?)?;
         let tensors = check::parse_tensors(&load::read(&folder.join("reference.safetensors"))?)?;
         if device == DeviceChoice::Cpu(CpuPath::Fast) {
+            if weights.has_ranges()? {
+                let mut open = async |stages, ranges| weights.generator(device, stages, ranges);
+                pollster::block_on(fixture::with_ranges(&mut open, &fixture, &tensors, &mut report))?;
+            }
             let top_1 = arguments.number("top-1", check::TOP_1)?;
             let open = |path| weights.generator(DeviceChoice::Cpu(path), Stages::Dropped, Ranges::Kept);
             let (mut fast, mut exact) = (open(CpuPath::Fast)?, open(CpuPath::Reference)?);

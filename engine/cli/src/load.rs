@@ -96,6 +96,11 @@ impl Weights {
         Ok(Self { disk: Disk::open(path, tables)? })
     }
 
+    /// Whether activations have static ranges.
+    pub(crate) fn has_ranges(&self) -> Result<bool> {
+        Ok(!Network::open(&self.disk.description, Stages::Dropped)?.ranges().is_empty())
+    }
+
     /// Streams the weights into an executor for `device`.
     pub(crate) fn generator(&self, device: DeviceChoice, stages: Stages, ranges: Ranges) -> Result<Generator> {
         let description = &self.disk.model.description;

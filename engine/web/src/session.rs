@@ -38,6 +38,9 @@ pub(crate) struct Shared {
     warm: Cell<bool>,
     /// A client wants another model: who, and which.
     switch: RefCell<Option<(String, String)>>,
+    /// A client wants the model deleted that answers: who, and which. It happens once another is in its place, since its files
+    /// may be open until then.
+    delete: RefCell<Option<(String, String)>>,
     /// A client wants to write to the files of the model that is loaded: it must not have them open.
     put_away: Cell<bool>,
     /// New minutes after which an unused model is put away.
@@ -269,6 +272,10 @@ impl Shared {
                 let switch = shared.switch.borrow_mut().take();
                 if let Some((client, model)) = switch {
                     shared.switch_to(&client, &model).await;
+                    let delete = shared.delete.borrow_mut().take();
+                    if let Some((client, model)) = delete {
+                        shared.catalog.library().receive(&client, &ToEngine::Delete { model });
+                    }
                     continue;
                 }
                 if shared.put_away.take() {
@@ -333,12 +340,14 @@ impl Shared {
         });
     }
 
-    /// Notes what a message wants of the session itself.
-    fn wish(self: &Rc<Self>, client: &str, message: &ToEngine) {
+    /// Notes what a message wants of the session itself. True if nobody else has to hear of it now.
+    fn wish(self: &Rc<Self>, client: &str, message: &ToEngine) -> bool {
         match message {
             // What is deleted cannot answer any longer.
             ToEngine::Delete { model } if *model == self.entry().id => {
                 *self.switch.borrow_mut() = Some((client.to_owned(), String::new()));
+                *self.delete.borrow_mut() = Some((client.to_owned(), model.clone()));
+                return true;
             }
             ToEngine::ResumeGet { model } if *model == self.entry().id => self.put_away.set(true),
             ToEngine::Models => {
@@ -350,6 +359,7 @@ impl Shared {
             ToEngine::SetIdle { minutes } => self.idle.set(Some(*minutes)),
             _ => {}
         }
+        false
     }
 }
 
@@ -383,6 +393,7 @@ impl Session {
             busy: Cell::new(false),
             warm: Cell::new(false),
             switch: RefCell::new(None),
+            delete: RefCell::new(None),
             put_away: Cell::new(false),
             idle: Cell::new(None),
             used: Cell::new(0.0),
@@ -415,8 +426,8 @@ impl Session {
     pub fn receive(&self, client: &str, #[wasm_bindgen(unchecked_param_type = "ToEngine")] message: JsValue) {
         match serde_wasm_bindgen::from_value::<ToEngine>(message) {
             Ok(message) => {
-                self.shared.wish(client, &message);
-                if !self.shared.catalog.library().receive(client, &message) {
+                let is_heard = self.shared.wish(client, &message);
+                if !is_heard && !self.shared.catalog.library().receive(client, &message) {
                     self.shared.hub.borrow_mut().receive(client, message);
                 }
             }

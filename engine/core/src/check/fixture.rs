@@ -67,6 +67,25 @@ pub async fn check(
     tensors: &Tensors,
     report: &mut dyn FnMut(Line),
 ) -> Result<()> {
+    with_ranges(&mut open, fixture, tensors, report).await?;
+    let Some(want) = tensors.get("prefill_logits_no_srq") else { return Ok(()) };
+    let width = want.shape.last().copied().unwrap_or(0).max(1);
+    let mut generator = open(Stages::Dropped, Ranges::Ignored).await?;
+    for chunk in [1, 7, fixture.prompt_ids.len()] {
+        let name = format!("prefill in chunks of {chunk}, ranges ignored");
+        let (got, want) = prefill(&mut generator, fixture, chunk, &want.values, width).await?;
+        report(logits(name, &got, &want, width, false));
+    }
+    Ok(())
+}
+
+/// Runs the comparisons of the model as it is. Where there are static ranges the fast path keeps to them too.
+pub async fn with_ranges(
+    open: &mut impl AsyncFnMut(Stages, Ranges) -> Result<Generator>,
+    fixture: &Fixture,
+    tensors: &Tensors,
+    report: &mut dyn FnMut(Line),
+) -> Result<()> {
     let last = tensor(tensors, "prefill_logits")?;
     let width = last.shape.last().copied().unwrap_or(0).max(1);
     let mut staged = open(Stages::Kept, Ranges::Kept).await?;
@@ -83,18 +102,7 @@ pub async fn check(
         let (got, want) = prefill(&mut generator, fixture, chunk, &last.values, width).await?;
         report(logits(name, &got, &want, width, ranged));
     }
-    decode(&mut generator, fixture, &tensor(tensors, "decode_logits")?.values, width, ranged, report).await?;
-    drop(generator);
-
-    if let Some(want) = tensors.get("prefill_logits_no_srq") {
-        let mut generator = open(Stages::Dropped, Ranges::Ignored).await?;
-        for chunk in [1, 7, fixture.prompt_ids.len()] {
-            let name = format!("prefill in chunks of {chunk}, ranges ignored");
-            let (got, want) = prefill(&mut generator, fixture, chunk, &want.values, width).await?;
-            report(logits(name, &got, &want, width, false));
-        }
-    }
-    Ok(())
+    decode(&mut generator, fixture, &tensor(tensors, "decode_logits")?.values, width, ranged, report).await
 }
 
 /// Compares a device with the exact CPU path, stage by stage, on ids that are spread over the vocabulary: for models that
