@@ -323,7 +323,7 @@ mod tests {
             assert!(fit.reason.contains("Gemma 4 E2B runs here"), "{}", fit.reason);
         }
         assert!(before(&entries[0], None, None).fits);
-        let slow = ModelEntry { packed_weights: 14_000_000_000, ..entries[1].clone() };
+        let slow = ModelEntry { packed_weights: 12_000_000_000, ..entries[1].clone() };
         assert!(before(&slow, None, None).reason.contains("about 1 token a second"));
     }
 
