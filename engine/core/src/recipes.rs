@@ -55,9 +55,9 @@ pub struct ModelEntry {
     pub file: String,
     /// Bytes of weights that are kept on disk: the file's size, or the size of its text tensors where only they are kept.
     pub bytes: u64,
-    /// Weights that each token reads and whose type has no fast form on the CPU; 0 if all types have one.
+    /// Weights that each token reads as packed codes with scales of their own; 0 if it reads none, and then all of `bytes`.
     #[serde(default)]
-    pub slow_weights: u64,
+    pub packed_weights: u64,
     /// The file's SHA-256, 64 hexadecimal digits; `None` if it is not known.
     #[serde(default)]
     pub sha256: Option<String>,

@@ -92,7 +92,7 @@ fn own(template: &ModelEntry, id: &str, name: &str, bytes: u64) -> ModelEntry {
         name: name.to_owned(),
         spoken: name.to_owned(),
         bytes,
-        slow_weights: 0,
+        packed_weights: 0,
         sha256: None,
         licence: String::new(),
         chat: String::new(),

@@ -14,8 +14,10 @@ pub struct Sizes {
     pub longest_row: u64,
     /// Bytes of the weights in the CPU's layout.
     pub cpu_bytes: u64,
-    /// Of those, bytes that each token reads on the fast path.
+    /// Of those, bytes that each token reads on the fast path, in blocks that hold their scales, or as floats.
     pub cpu_bytes_per_token: u64,
+    /// Weights that each token reads on the fast path as packed codes.
+    pub packed_weights_per_token: u64,
     /// Weights that each token reads and whose type the fast path does not have.
     pub slow_weights_per_token: u64,
     /// Bytes of a position in the largest cache of keys or values.
@@ -38,12 +40,15 @@ const LEAST_CONTEXT: usize = 1024;
 /// What the CPU path reads while it decodes, in bytes a second: docs/performance.md, 96 MB at 49 to 66 tokens a second,
 /// rounded down.
 const CPU_BYTES_PER_SECOND: f64 = 4e9;
+/// Weights of packed codes that the CPU path multiplies in a second while it decodes, whatever their bits: docs/performance.md.
+const CPU_PACKED_WEIGHTS_PER_SECOND: f64 = 1.3e10;
 /// Weights a second that the plain loop gets through at the very most: its decoding of a code takes several instructions.
 const SLOW_WEIGHTS_PER_SECOND: f64 = 2e8;
 /// Slower than this is not offered.
 const LEAST_TOKENS_PER_SECOND: f64 = 1.0;
-/// WebAssembly addresses 4 GiB; what is not weights has to fit as well.
-const CPU_MOST_BYTES: u64 = 3584 << 20;
+/// WebAssembly addresses 4 GiB; a long context's keys and values (0.3 GB for Gemma 4 E2B, 0.9 GB for E4B) and all else have to fit
+/// beside the weights.
+const CPU_MOST_BYTES: u64 = 3000 << 20;
 
 impl Sizes {
     /// The sizes of an opened model.
@@ -60,7 +65,13 @@ impl Sizes {
             sizes.cpu_bytes += bytes;
             match spec.role {
                 WeightRole::Gathered => {}
-                _ if spec.quant.has_own_scales() => sizes.slow_weights_per_token += spec.rows as u64 * spec.cols as u64,
+                _ if spec.quant.has_own_scales() => {
+                    let one_scale_a_row = spec.scales.is_some_and(|scales| weights.get(scales).cols == 1);
+                    *match one_scale_a_row {
+                        true => &mut sizes.packed_weights_per_token,
+                        false => &mut sizes.slow_weights_per_token,
+                    } += spec.rows as u64 * spec.cols as u64;
+                }
                 _ => sizes.cpu_bytes_per_token += bytes,
             }
         }
@@ -68,8 +79,8 @@ impl Sizes {
     }
 }
 
-/// A weight's bytes on the fast path: codes of 4 or 8 bits with a scale and a minimum for each 32. What it does not have stays
-/// as it is in the file.
+/// A weight's bytes on the fast path: codes of 4 or 8 bits with a scale and a minimum for each 32. Packed codes keep the file's
+/// size, fast or not. The few floats beside them, which stay floats, are counted as if they did not.
 fn cpu_bytes(spec: &WeightSpec) -> u64 {
     if spec.quant.has_own_scales() {
         return spec.location.len;
@@ -102,13 +113,14 @@ pub fn on_gpu(sizes: &Sizes, limits: Limits, context: usize) -> Result<usize, St
 /// Tokens a second that the CPU would write with a model, estimated; or why it is not tried, in a sentence.
 pub fn on_cpu(sizes: &Sizes) -> Result<f64, String> {
     let seconds = sizes.cpu_bytes_per_token as f64 / CPU_BYTES_PER_SECOND
+        + sizes.packed_weights_per_token as f64 / CPU_PACKED_WEIGHTS_PER_SECOND
         + sizes.slow_weights_per_token as f64 / SLOW_WEIGHTS_PER_SECOND;
     if seconds > 1.0 / LEAST_TOKENS_PER_SECOND {
         return Err(format!("Without it this model would take about {seconds:.1} seconds for each piece of a word."));
     }
     if sizes.cpu_bytes > CPU_MOST_BYTES {
         return Err(format!(
-            "Without it this model would need {} of memory, and a browser gives its engine at most 4 GB.",
+            "Without it this model would need {} of memory for its weights alone, and a browser gives its engine at most 4 GB.",
             in_words(sizes.cpu_bytes)
         ));
     }
@@ -133,16 +145,17 @@ pub fn before(entry: &ModelEntry, adapter: Option<&Adapter>, smaller: Option<&st
         Some(_) => "The only graphics device is a software one.".to_owned(),
         None => "This browser offers no graphics device.".to_owned(),
     };
-    let fast = if entry.slow_weights > 0 { 0 } else { entry.bytes };
+    let in_blocks = if entry.packed_weights > 0 { 0 } else { entry.bytes };
     let sizes = Sizes {
         cpu_bytes: entry.bytes,
-        cpu_bytes_per_token: fast,
-        slow_weights_per_token: entry.slow_weights,
+        cpu_bytes_per_token: in_blocks,
+        packed_weights_per_token: entry.packed_weights,
         ..Sizes::default()
     };
     match on_cpu(&sizes) {
         Ok(rate) => {
-            Fit { fits: true, reason: format!("{why} The processor would write about {rate:.0} tokens a second.") }
+            let tokens = if rate < 1.5 { "1 token".to_owned() } else { format!("{rate:.0} tokens") };
+            Fit { fits: true, reason: format!("{why} The processor would write about {tokens} a second.") }
         }
         Err(slow) => Fit { fits: false, reason: format!("{why} {slow}{offer}") },
     }
@@ -225,13 +238,29 @@ mod tests {
     }
 
     #[test]
+    fn packed_codes_are_fast_where_a_row_has_one_scale() {
+        for (scales_of_row, packed) in [(1, 64 * 128), (4, 0)] {
+            let mut table = WeightTable::default();
+            let scales = weight(64, scales_of_row, QuantType::F32, WeightRole::Scales);
+            let scales = table.add(scales).unwrap();
+            let codes = weight(64, 128, QuantType::Int2, WeightRole::Matrix);
+            table.add(WeightSpec { scales: Some(scales), ..codes }).unwrap();
+            let sizes = Sizes::of_weights(&table);
+            assert_eq!(sizes.packed_weights_per_token, packed);
+            assert_eq!(sizes.slow_weights_per_token, 64 * 128 - packed);
+        }
+    }
+
+    #[test]
     fn the_cpu_refuses_what_it_would_run_too_slowly_or_cannot_hold() {
         let starter = Sizes { cpu_bytes: 96 << 20, cpu_bytes_per_token: 96 << 20, ..Sizes::default() };
         assert!(on_cpu(&starter).unwrap() > 30.0);
         let slow = Sizes { cpu_bytes_per_token: 8_000_000_000, ..starter };
         assert!(on_cpu(&slow).unwrap_err().contains("2.0 seconds"));
-        let packed = Sizes { slow_weights_per_token: 2_280_000_000, ..Sizes::default() };
-        assert!(on_cpu(&packed).unwrap_err().contains("11.4 seconds"));
+        let grouped = Sizes { slow_weights_per_token: 2_280_000_000, ..Sizes::default() };
+        assert!(on_cpu(&grouped).unwrap_err().contains("11.4 seconds"));
+        let packed = Sizes { packed_weights_per_token: 2_280_000_000, ..Sizes::default() };
+        assert!((4.0..12.0).contains(&on_cpu(&packed).unwrap()));
         let large = Sizes { cpu_bytes: 4_900_000_000, ..starter };
         assert!(on_cpu(&large).unwrap_err().contains("4.9 GB"));
     }
@@ -249,13 +278,19 @@ mod tests {
             (None, "no graphics"),
         ] {
             let fit = on(adapter.as_ref());
+            assert!(fit.fits && fit.reason.contains(word), "{}", fit.reason);
+            assert!(fit.reason.contains("The processor would write about "), "{}", fit.reason);
+            let fit = before(&entries[2], adapter.as_ref(), Some("Gemma 4 E2B"));
             assert!(
-                !fit.fits && fit.reason.contains(word) && fit.reason.contains("Starter runs here"),
+                !fit.fits && fit.reason.contains(word) && fit.reason.contains("3.2 GB of memory"),
                 "{}",
                 fit.reason
             );
+            assert!(fit.reason.contains("Gemma 4 E2B runs here"), "{}", fit.reason);
         }
         assert!(before(&entries[0], None, None).fits);
+        let slow = ModelEntry { packed_weights: 12_000_000_000, ..entries[1].clone() };
+        assert!(before(&slow, None, None).reason.contains("about 1 token a second"));
     }
 
     #[test]
