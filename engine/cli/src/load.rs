@@ -98,7 +98,7 @@ impl Weights {
 
     /// Whether activations have static ranges.
     pub(crate) fn has_ranges(&self) -> Result<bool> {
-        Ok(!Network::open(&self.disk.description, Stages::Dropped)?.ranges().is_empty())
+        Ok(!Network::open(&self.disk.model.description, Stages::Dropped)?.ranges().is_empty())
     }
 
     /// Streams the weights into an executor for `device`.
