@@ -191,11 +191,22 @@ impl Shared {
         true
     }
 
-    /// Changes to another model: the old one goes before the new one comes. If that fails, the packaged one answers.
+    /// Changes to another model, as a client wishes. The browser may end while it loads: the wish is kept before.
     async fn switch_to(&self, client: &str, id: &str) {
+        let settings = Settings { trying: Some(id.to_owned()), ..self.settings.borrow().clone() };
+        self.keep(settings).await;
+        self.change_to(client, id).await;
+    }
+
+    /// The old model goes before the new one comes. If that fails, the packaged one answers.
+    async fn change_to(&self, client: &str, id: &str) {
+        let settings = Settings { trying: None, ..self.settings.borrow().clone() };
         let entry = match self.catalog.entry(id).await {
             Ok(entry) => entry,
-            Err(reason) => return self.refuse(client, reason),
+            Err(reason) => {
+                self.keep(settings).await;
+                return self.refuse(client, reason);
+            }
         };
         if self.entry().id != entry.id {
             drop(self.host.borrow_mut().take());
@@ -204,10 +215,10 @@ impl Shared {
         match self.take_host().await {
             Ok(host) => {
                 self.return_host(host);
-                let settings = Settings { model: id.to_owned(), ..self.settings.borrow().clone() };
-                self.keep(settings).await;
+                self.keep(Settings { model: id.to_owned(), ..settings }).await;
             }
             Err(reason) => {
+                self.keep(settings).await;
                 self.tell(reason);
                 if self.fall_back()
                     && let Ok(host) = self.take_host().await
@@ -234,12 +245,18 @@ impl Shared {
         if self.settled.replace(true) {
             return;
         }
-        let settings = self.catalog.settings().await;
+        let mut settings = self.catalog.settings().await;
+        let chosen = settings.trying.take();
         if let Ok(entry) = self.catalog.entry(&settings.model).await {
             self.set_entry(entry);
         }
         self.catalog.library().set_idle(settings.idle_minutes);
-        *self.settings.borrow_mut() = settings;
+        *self.settings.borrow_mut() = settings.clone();
+        if let Some(id) = chosen {
+            // Once: should it end the browser, the one before it answers at the next start.
+            self.keep(settings).await;
+            self.change_to("", &id).await;
+        }
     }
 
     /// Takes new settings and stores them.

@@ -9,6 +9,8 @@ use tsify::Tsify;
 pub struct Settings {
     /// The id of the model that answers; empty for the packaged one.
     pub model: String,
+    /// The id of a model that was chosen and is still loading; empty for the packaged one.
+    pub trying: Option<String>,
     /// Minutes without a request after which a loaded model is put away; 0 for never. Parts of a minute are allowed.
     pub idle_minutes: f64,
 }
@@ -20,7 +22,7 @@ const LONGEST_ID: usize = 200;
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { model: String::new(), idle_minutes: 15.0 }
+        Self { model: String::new(), trying: None, idle_minutes: 15.0 }
     }
 }
 
@@ -38,6 +40,7 @@ impl Settings {
         if self.model.len() > LONGEST_ID {
             self.model.clear();
         }
+        self.trying = self.trying.filter(|id| id.len() <= LONGEST_ID);
         self
     }
 
@@ -64,7 +67,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read() {
-        let settings = Settings { model: "own-model".into(), idle_minutes: 0.05 };
+        let settings = Settings { model: "own-model".into(), trying: Some("e2b".into()), idle_minutes: 0.05 };
         assert_eq!(Settings::parse(&serde_json::to_string(&settings).unwrap()), settings);
     }
 
