@@ -229,7 +229,7 @@ class ModelCard {
     if (status.state === 'failed') trouble.push(failure(status.reason.message, status.reason.nextStep))
     if (!fit.fits) {
       const smaller = nextSmaller(models, model)
-      trouble.push(failure(fit.reason || 'It does not fit this computer.', smaller ? `${smaller.name} fits.` : ''))
+      trouble.push(failure(fit.reason || 'It does not fit this computer.', smaller && !fit.reason.includes(smaller.name) ? `${smaller.name} fits.` : ''))
     } else if (fit.reason && status.state === 'notHere') trouble.push(h('p', { class: 'fine' }, icon('info'), h('span', {}, fit.reason)))
     if (status.state === 'notHere' && !machine.downloadsAllowed) trouble.push(h('p', { class: 'fine' }, icon('info'), h('span', {}, 'Your organisation has switched downloads off. A model can still be added from files.')))
     const shown = trouble.map((node) => node.textContent).join('\n')
