@@ -413,7 +413,9 @@ scenario('the network lock opens for a download, for it alone, and closes', asyn
   check(!await reaches('http://other.test/tiny/config.json') && !other.asked.length, 'open for another host')
   const before = mirror.asked.length
   check(!await reaches(`${ADDRESS}/config.json`, 'POST'), 'open for more than GET')
-  check(stage.web.requests.every(({ method }) => method !== 'POST') && mirror.asked.length >= before, 'a POST came through')
+  // The browser has some POSTs of its own, to other hosts.
+  const posts = stage.web.requests.filter(({ method, url }) => method === 'POST' && new URL(url).hostname === HOST)
+  check(!posts.length && mirror.asked.length >= before, `a POST came through: ${posts.map(({ url }) => url)}`)
   await page.say({ type: 'pauseGet', model: ID })
   await page.until(['paused'])
   await expect('the lock is closed', () => page.tab.eval('chrome.declarativeNetRequest.getSessionRules().then((rules) => rules.length === 0)'), 60_000)
