@@ -1,7 +1,7 @@
 // The way of a model of full size through the interface, on this computer: got from a mirror with a pause, a cut connection, a damaged
 // chunk and the browser's end in between; then, without a network and after another restart, a summary and a question.
 //   cargo run --profile tools -p sotto-cli -- synth e2b-mobile DIR
-//   node tests/browser/walk.mjs DIR [--gpu] [--shots DIR]
+//   node tests/browser/walk.mjs DIR [--id gemma-4-e4b] [--gpu] [--shots DIR]
 import { mkdirSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -16,10 +16,10 @@ import { CHUNK, Mirror, filesOf, pinned } from './mirror.mjs'
 import { Web, folder } from './web.mjs'
 /** @import { Session } from './cdp.mjs' */
 
-const { values: options, positionals: [model] } = parseArgs({ allowPositionals: true, options: { gpu: { type: 'boolean' }, shots: { type: 'string' } } })
+const { values: options, positionals: [model] } = parseArgs({ allowPositionals: true, options: { id: { type: 'string' }, gpu: { type: 'boolean' }, shots: { type: 'string' } } })
 if (!model) throw new Error('usage: node tests/browser/walk.mjs DIR [--gpu] [--shots DIR]; `sotto-cli synth e2b-mobile DIR` writes one')
 
-const ID = 'gemma-4-e2b'
+const ID = options.id ?? 'gemma-4-e2b'
 const MINUTES = 60_000
 const shots = resolve(options.shots ?? join(REPOSITORY, 'out/walk'))
 mkdirSync(shots, { recursive: true })

@@ -58,6 +58,9 @@ pub struct ModelEntry {
     /// Weights that each token reads as packed codes with scales of their own; 0 if it reads none, and then all of `bytes`.
     #[serde(default)]
     pub packed_weights: u64,
+    /// Of `bytes`, those of tables that are only gathered: they can stay in storage.
+    #[serde(default)]
+    pub table_bytes: u64,
     /// The file's SHA-256, 64 hexadecimal digits; `None` if it is not known.
     #[serde(default)]
     pub sha256: Option<String>,

@@ -93,6 +93,7 @@ fn own(template: &ModelEntry, id: &str, name: &str, bytes: u64) -> ModelEntry {
         spoken: name.to_owned(),
         bytes,
         packed_weights: 0,
+        table_bytes: 0,
         sha256: None,
         licence: String::new(),
         chat: String::new(),
