@@ -23,6 +23,8 @@ if (!folder || !['cpu', 'reference', 'gpu', 'software'].includes(options.device)
 const isGpu = ['gpu', 'software'].includes(options.device)
 const outside = (options.tables ?? (isGpu ? 'inside' : 'outside')) === 'outside'
 const MEASURE_MS = 25
+/** Lengths at which the ways onto a graphics device are measured. */
+const PIECES = [1, 4, 8, 16].map((mib) => mib << 20)
 /** The system is asked for resident memory, which takes longer, once in so many measurements. */
 const RESIDENT_EVERY = 8
 
@@ -76,6 +78,10 @@ try {
   const { id, ms } = got.result
   const before = await lab.run({ readRate: id })
   console.log(`got: ${mb(before.bytes)} in ${(ms / 1000).toFixed(1)} s, ${gbs(before.bytes / ms * 1000)}; JS heap at most ${mb(got.peak.heap)}, buffers ${mb(got.peak.buffers)}`)
+  if (isGpu) {
+    const rates = await lab.run({ upload: id, pieces: PIECES })
+    for (const [how, rate] of Object.entries(rates)) console.log(`${how}: ${gbs(Number(rate))}`)
+  }
   for (let round = 0; round < Number(options.rounds); round++) {
     const floor = await lab.run({ readRate: id })
     console.log(`\nplain reads of 8 MiB: ${gbs(floor.bytesPerSecond)}, into fresh WASM memory ${gbs(floor.freshBytesPerSecond)}; a row of 4,480 bytes: ${floor.microsecondsPerRow.toFixed(1)} µs`)
@@ -88,6 +94,7 @@ try {
     const seconds = (/** @type {number} */ ms) => `${(ms / 1000).toFixed(2)} s`
     const rate = result.weightBytes / result.weightsMs * 1000
     console.log(`load: ${seconds(result.loadMs)}, of which ${seconds(result.loadMs - result.weightsMs)} until the first weights; then ${mb(result.weightBytes)} in ${seconds(result.weightsMs)}: ${gbs(rate)}, ${(100 * rate / (isGpu ? floor.bytesPerSecond : floor.freshBytesPerSecond)).toFixed(0)} % of the floor`)
+    console.log(`phases end at: ${result.marks.map((/** @type {{ name: string, at: number }} */ { name, at }) => `${name} ${at.toFixed(0)}`).join(', ')} ms`)
     console.log(`${result.device}: ${result.deviceReason}`)
     console.log(`WASM memory ${mb(result.wasmMemoryBytes)}; JS heap at most ${mb(peak.heap)}, buffers ${mb(peak.buffers)} (${peak.samples} samples); resident ${mb(peak.resident)}; ${result.prefillTokensPerSecond.toFixed(2)} tokens/s read`)
   }

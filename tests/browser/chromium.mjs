@@ -11,6 +11,12 @@ import { atExit } from './cleanup.mjs'
 export const REPOSITORY = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
 export const DIST = process.env.SOTTO_DIST ?? join(REPOSITORY, 'dist')
 
+/**
+ * Waits until the browser offers a graphics adapter. Where its graphics process begins anew at the start, as it does on a headless
+ * machine, none is offered for some seconds. @param {Session} page any page of a secure origin
+ */
+export const adapterIsThere = (page) => expect('the browser offers a graphics adapter', () => page.eval('navigator.gpu?.requestAdapter().then(Boolean)'), 20_000, 250)
+
 /** Chrome's way from a key, or for an extension without one from its folder, to an id. @param {string} folder */
 export function extensionId (folder) {
   const { key } = JSON.parse(readFileSync(join(folder, 'manifest.json'), 'utf8'))

@@ -53,3 +53,90 @@ export async function readRate (id) {
     handle.close()
   }
 }
+
+/** Bytes on their way to the device at once, as a load allows. */
+const AHEAD = 64 << 20
+
+/**
+ * The floors of a load onto a graphics device, in bytes a second: the data file read in a plain loop and written with `writeBuffer`, and read
+ * straight into mapped memory that the device then copies from; each at several lengths of a piece.
+ * @param {string} id @param {number[]} pieces @returns {Promise<Record<string, number>>}
+ */
+export async function uploadRates (id, pieces) {
+  const models = await (await navigator.storage.getDirectory()).getDirectoryHandle('models')
+  const file = await (await models.getDirectoryHandle(id)).getFileHandle('data-1')
+  const handle = await /** @type {any} */ (file).createSyncAccessHandle({ mode: 'read-only' })
+  const gpu = /** @type {any} */ (navigator).gpu
+  const device = await (await gpu.requestAdapter()).requestDevice()
+  const { queue } = device
+  const [MAP_WRITE, COPY_SRC, COPY_DST, STORAGE] = [2, 4, 8, 128]
+  const target = device.createBuffer({ size: 128 << 20, usage: COPY_DST | STORAGE })
+  const bytes = Math.min(handle.getSize(), 1 << 30)
+  /** @type {Record<string, number>} */
+  const rates = {}
+  /** @param {string} name @param {() => Promise<void>} upload */
+  const timed = async (name, upload) => {
+    const start = performance.now()
+    await upload()
+    await queue.onSubmittedWorkDone()
+    rates[name] = bytes / (performance.now() - start) * 1000
+  }
+  try {
+    for (const piece of pieces) {
+      const memory = new WebAssembly.Memory({ initial: piece >> 16 })
+      const view = new Uint8Array(memory.buffer)
+      const places = (128 << 20) / piece
+      /** @param {boolean} reads */
+      const write = async (reads) => {
+        /** @type {Promise<void>[]} */
+        const ahead = []
+        for (let at = 0, n = 0; at + piece <= bytes; at += piece, n++) {
+          if (reads) handle.read(view, { at })
+          queue.writeBuffer(target, (n % places) * piece, view)
+          if (at % (AHEAD / 2) !== 0) continue
+          queue.submit([])
+          ahead.push(queue.onSubmittedWorkDone())
+          if (ahead.length > 2) await ahead.shift()
+        }
+      }
+      await timed(`writeBuffer alone, ${piece >> 20} MiB`, () => write(false))
+      await timed(`read and writeBuffer, ${piece >> 20} MiB`, () => write(true))
+      const staging = Array.from({ length: Math.max(2, AHEAD / piece) }, () => device.createBuffer({ size: piece, usage: MAP_WRITE | COPY_SRC, mappedAtCreation: true }))
+      /** @type {(Promise<void> | undefined)[]} */
+      const mapped = []
+      await timed(`read into mapped memory, ${piece >> 20} MiB`, async () => {
+        for (let at = 0, n = 0; at + piece <= bytes; at += piece, n++) {
+          const slot = n % staging.length
+          await mapped[slot]
+          handle.read(new Uint8Array(staging[slot].getMappedRange()), { at })
+          staging[slot].unmap()
+          const encoder = device.createCommandEncoder()
+          encoder.copyBufferToBuffer(staging[slot], 0, target, (n % places) * piece, piece)
+          queue.submit([encoder.finish()])
+          mapped[slot] = staging[slot].mapAsync(MAP_WRITE)
+        }
+      })
+      await Promise.all(mapped)
+      for (const buffer of staging) buffer.destroy()
+      await timed(`read into buffers mapped when made, ${piece >> 20} MiB`, async () => {
+        /** @type {Promise<void>[]} */
+        const ahead = []
+        for (let at = 0, n = 0; at + piece <= bytes; at += piece, n++) {
+          const buffer = device.createBuffer({ size: piece, usage: COPY_SRC, mappedAtCreation: true })
+          handle.read(new Uint8Array(buffer.getMappedRange()), { at })
+          buffer.unmap()
+          const encoder = device.createCommandEncoder()
+          encoder.copyBufferToBuffer(buffer, 0, target, (n % places) * piece, piece)
+          queue.submit([encoder.finish()])
+          ahead.push(queue.onSubmittedWorkDone().then(() => buffer.destroy()))
+          if (ahead.length > AHEAD / piece) await ahead.shift()
+        }
+        await Promise.all(ahead)
+      })
+    }
+    return rates
+  } finally {
+    handle.close()
+    device.destroy()
+  }
+}

@@ -2,7 +2,7 @@
 import { statSync } from 'node:fs'
 import { join } from 'node:path'
 import { Session } from './cdp.mjs'
-import { Browser, DIST, REPOSITORY } from './chromium.mjs'
+import { Browser, DIST, REPOSITORY, adapterIsThere } from './chromium.mjs'
 import { Web, file, folder } from './web.mjs'
 /** @import { Handler } from './web.mjs' */
 
@@ -11,7 +11,7 @@ const ISOLATED = { 'cross-origin-opener-policy': 'same-origin', 'cross-origin-em
 const MODEL = join(DIST, 'models/starter.gguf')
 
 /** @typedef {{ module?: string, device?: 'cpu' | 'reference' | 'gpu', bench?: [number, number][], check?: string, folder?: string, only?: [string, number], tokenizer?: string, text?: string,
- *   get?: string, readRate?: string, stored?: string, weightBytes?: number, tableBytes?: number, floatBytes?: number }} Job */
+ *   get?: string, readRate?: string, upload?: string, pieces?: number[], stored?: string, weightBytes?: number, tableBytes?: number, floatBytes?: number }} Job */
 
 export class Lab {
   /** @param {Web} web @param {Browser} browser */
@@ -29,7 +29,13 @@ export class Lab {
       return serve && url.pathname.startsWith('/models/') ? serve(url, response, request) : repository(url, response, request)
     })
     const browser = await Browser.start({ extension: null, gpu, flags })
-    return new Lab(web, browser)
+    const lab = new Lab(web, browser)
+    if (gpu === 'hardware') {
+      const tab = await browser.open(`${lab.origin}/tests/browser/lab.html`)
+      await adapterIsThere(tab)
+      await tab.close()
+    }
+    return lab
   }
 
   get origin () {

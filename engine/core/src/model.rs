@@ -14,6 +14,7 @@ use crate::tokenizer::{ChatFormat, GgufTokenizer, Tokenizer};
 use crate::weights::{WeightId, WeightTable};
 
 /// A forward pass and the weights it needs: all that running ids takes.
+#[derive(Clone)]
 pub struct Network {
     /// The forward pass.
     pub recording: Arc<Recording>,
@@ -86,8 +87,13 @@ impl Model {
 
     /// The same, for a check that reads stages.
     pub fn open_with(description: &ModelDescription, stages: Stages) -> Result<Self> {
+        Self::complete(description, Network::open(description, stages)?)
+    }
+
+    /// The model whose forward pass is recorded already: builds its tokenizer, which for a large vocabulary takes half a second.
+    pub fn complete(description: &ModelDescription, network: Network) -> Result<Self> {
         let tokenizer = open_tokenizer(&description.tokenizer)?;
-        let Network { recording, weights } = Network::open(description, stages)?;
+        let Network { recording, weights } = network;
         Ok(Self {
             architecture: description.architecture.name(),
             recording,
@@ -98,6 +104,11 @@ impl Model {
             bos: description.bos,
             eos: description.eos.clone(),
         })
+    }
+
+    /// Its forward pass and weights, which are all that a device needs.
+    pub fn network(&self) -> Network {
+        Network { recording: Arc::clone(&self.recording), weights: self.weights.clone() }
     }
 
     /// The chat format that the model's own template asks for.

@@ -141,6 +141,19 @@ impl WeightSink for Zeroed<'_> {
 /// Rows handed to a sink at once are at most this many bytes (or one row, if that is longer).
 pub const PIECE: usize = 4 << 20;
 
+/// Rows that a [`WeightStream`] passed by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Passed {
+    /// The weight.
+    pub weight: WeightId,
+    /// The first of its rows.
+    pub first_row: usize,
+    /// How many rows.
+    pub rows: usize,
+    /// Where the file holds them.
+    pub bytes: Range<u64>,
+}
+
 /// Cuts a model file's byte stream into whole rows of the weights it holds, and hands them on. Keeps at most [`PIECE`]
 /// bytes (or one row). A scale that is NaN or infinite stops it.
 pub struct WeightStream<'a> {
@@ -190,6 +203,29 @@ impl<'a> WeightStream<'a> {
         }
         self.position = position;
         Ok(())
+    }
+
+    /// The weight whose rows come next, if the stream stands between two rows.
+    pub fn next_weight(&self) -> Option<WeightId> {
+        self.order.get(self.next).copied().filter(|_| self.partial.is_empty())
+    }
+
+    /// Passes whole rows by, those of [`Self::next_weight`] within `most` bytes, for a reader that hands them on by itself: their
+    /// weight, the first of them, how many, and where the file holds them. `None` inside a row, when a row is longer than `most`,
+    /// and for types that keep scales among their codes, which have to be looked at.
+    pub fn pass_rows(&mut self, most: u64) -> Option<Passed> {
+        let weight = self.next_weight()?;
+        let spec = self.table.get(weight);
+        let row_bytes = spec.row_bytes() as u64;
+        let rows = ((spec.rows - self.row) as u64).min(most.checked_div(row_bytes)?) as usize;
+        if rows == 0 || !spec.quant.has_own_scales() {
+            return None;
+        }
+        let (first_row, len) = (self.row, rows as u64 * row_bytes);
+        self.position = self.position.max(spec.location.offset);
+        let bytes = self.position..self.position + len;
+        self.advance(rows, len as usize, spec.rows);
+        Some(Passed { weight, first_row, rows, bytes })
     }
 
     /// Takes the next bytes of the file.
@@ -326,6 +362,31 @@ mod tests {
         stream.push(&file[..27], &mut Collect(Vec::new())).unwrap();
         stream.skip_to(27).unwrap();
         assert!(stream.skip_to(42).is_err() && stream.skip_to(10).is_err(), "past a weight begun, and back");
+    }
+
+    #[test]
+    fn rows_that_are_passed_by_are_not_handed_on_and_all_others_are() {
+        let mut table = WeightTable::default();
+        let codes = WeightSpec { quant: QuantType::Int8, ..spec("codes", 4, 3, 20) };
+        table.add(WeightSpec { location: Location { file: 0, offset: 20, len: 12 }, ..codes }).unwrap();
+        table.add(spec("floats", 2, 2, 40)).unwrap();
+        let file: Vec<u8> = (0..60).collect();
+        let mut stream = WeightStream::new(&table, 0, 0);
+        let mut got = Collect(Vec::new());
+        assert_eq!(stream.pass_rows(2), None, "a row has three bytes");
+        let passed = |first_row, rows, bytes| Some(Passed { weight: WeightId(0), first_row, rows, bytes });
+        assert_eq!(stream.pass_rows(8), passed(0, 2, 20..26));
+        // One row by the other way, in two pieces; inside of it nothing can be passed by.
+        stream.push(&file[26..28], &mut got).unwrap();
+        assert_eq!((stream.next_weight(), stream.pass_rows(8)), (None, None));
+        stream.push(&file[28..29], &mut got).unwrap();
+        assert_eq!(stream.pass_rows(8), passed(3, 1, 29..32));
+        assert_eq!((stream.next_weight(), stream.pass_rows(64)), (Some(WeightId(1)), None), "floats are looked at");
+        assert_eq!(stream.wanted(), Some(40..56));
+        stream.skip_to(40).unwrap();
+        stream.push(&file[40..56], &mut got).unwrap();
+        assert!(stream.is_done());
+        assert_eq!(got.0, [(0, 2, file[26..29].to_vec()), (1, 0, file[40..56].to_vec())]);
     }
 
     #[test]

@@ -25,6 +25,14 @@ pub(crate) fn now() -> f64 {
     scope().ok().and_then(|s| s.performance()).map_or(0.0, |p| p.now())
 }
 
+/// Marks a point of a load in the browser's own timeline, for its profiler and for measurements.
+pub(crate) fn mark(name: &str) {
+    if let Some(performance) = scope().ok().and_then(|s| s.performance()) {
+        // A timeline that is full loses a mark.
+        let _ = performance.mark(&format!("sotto:{name}"));
+    }
+}
+
 /// A start for random numbers that need not be secret.
 pub(crate) fn random_seed() -> u64 {
     (js_sys::Math::random() * 2f64.powi(53)) as u64

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use sotto_core::gpu::Adapter;
-use sotto_core::model::Model;
+use sotto_core::model::Network;
 use sotto_core::recipes::ModelEntry;
 use sotto_core::requantize::Target;
 use sotto_core::weights::{WeightId, WeightRole, WeightSpec, WeightTable};
@@ -54,8 +54,8 @@ const LEAST_TOKENS_PER_SECOND: f64 = 1.0;
 const CPU_MOST_BYTES: u64 = 3000 << 20;
 
 impl Sizes {
-    /// The sizes of an opened model, without the weights that stay `outside` of the device.
-    pub fn of(model: &Model, outside: &BTreeSet<WeightId>) -> Self {
+    /// The sizes of a model, without the weights that stay `outside` of the device.
+    pub fn of(model: &Network, outside: &BTreeSet<WeightId>) -> Self {
         let largest = model.recording.kv.iter().map(|kv| (kv.heads * kv.head_dim * 4) as u64).max();
         Self { largest_position: largest.unwrap_or(0), ..Self::of_weights(&model.weights, outside) }
     }

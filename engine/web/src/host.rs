@@ -7,16 +7,16 @@ use std::sync::Arc;
 use sotto_core::cpu::CpuPath;
 use sotto_core::generate::{Executor, Generator};
 use sotto_core::gpu::{self, Fence, Gpu, GpuExecutor, Options};
-use sotto_core::model::{Model, Stages};
+use sotto_core::model::{Model, Network, Stages};
 use sotto_core::outside::{self, OutsideRows};
 use sotto_core::requantize::{Requantized, Target};
 use sotto_core::text::guard::GuardTables;
-use sotto_core::weights::{WeightId, WeightStream};
+use sotto_core::weights::{WeightId, WeightStream, WeightTable};
 use sotto_core::{Error, Result};
 
-use crate::browser::{Pause, graphics_name, now, sleep};
+use crate::browser::{Pause, graphics_name, mark, now, sleep};
 use crate::fit::{self, Sizes};
-use crate::source::{Reader, Source};
+use crate::source::{Reach, Reader, Source};
 
 /// Which device a load may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,13 +104,29 @@ impl Host {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
         let (description, reader) = source.describe().await?;
-        let model = Model::open_with(&description, stages)?;
-        // The tokenizer's text alone can be 33 MB.
-        drop(description);
-        let context = context.min(model.context);
-        let load =
-            Load { model: &model, source: &source, context, allowance, patience: ON_START, tables: Tables::Inside };
-        let (generator, device) = load.run(Some(reader), preference, progress).await?;
+        let network = Network::open(&description, stages)?;
+        mark("headers");
+        let (context, files) = (context.min(description.architecture.context()), description.files.len());
+        let (mut description, mut model) = (Some(description), None);
+        let mut meanwhile = || {
+            // Taken, since the tokenizer's text alone can be 33 MB.
+            if let Some(description) = description.take() {
+                model = Some(Model::complete(&description, network.clone())?);
+                mark("tokenizer");
+            }
+            Ok(())
+        };
+        let load = Load {
+            network: &network,
+            files,
+            source: &source,
+            context,
+            allowance,
+            patience: ON_START,
+            tables: Tables::Inside,
+        };
+        let (generator, device) = load.run(Some(reader), preference, &mut meanwhile, progress).await?;
+        let model = model.ok_or_else(|| Error::format("a model", "it was loaded without its tokenizer"))?;
         Ok(Self { model, generator, device, source, context, allowance, guard_tables: OnceCell::new() })
     }
 
@@ -119,14 +135,15 @@ impl Host {
     pub(crate) async fn restart(&mut self, preference: Preference, progress: &mut dyn FnMut(u64)) -> Result<()> {
         self.close();
         let load = Load {
-            model: &self.model,
+            network: &self.model.network(),
+            files: self.model.files.len(),
             source: &self.source,
             context: self.context,
             allowance: self.allowance,
             patience: AFTER_A_LOSS,
             tables: Tables::Outside,
         };
-        (self.generator, self.device) = load.run(None, preference, progress).await?;
+        (self.generator, self.device) = load.run(None, preference, &mut || Ok(()), progress).await?;
         Ok(())
     }
 
@@ -142,8 +159,9 @@ impl Host {
 
     /// Whether the CPU may serve this model; if not, why, in a sentence.
     pub(crate) fn fits_cpu(&self) -> Result<(), String> {
-        let outside = tables_outside(&self.model, &self.source, self.allowance);
-        fit::on_cpu(&Sizes::of(&self.model, &outside)).map(|_| ())
+        let network = self.model.network();
+        let outside = tables_outside(&network.weights, &self.source, self.allowance);
+        fit::on_cpu(&Sizes::of(&network, &outside)).map(|_| ())
     }
 
     fn close(&mut self) {
@@ -169,16 +187,18 @@ enum Tables {
 }
 
 /// The weights that can stay in storage.
-fn tables_outside(model: &Model, source: &Source, allowance: Allowance) -> BTreeSet<WeightId> {
+fn tables_outside(weights: &WeightTable, source: &Source, allowance: Allowance) -> BTreeSet<WeightId> {
     match source.stays_readable() {
-        true => outside::tables(&model.weights, allowance.table_bytes),
+        true => outside::tables(weights, allowance.table_bytes),
         false => BTreeSet::new(),
     }
 }
 
 /// One way of the weights into a device.
 struct Load<'a> {
-    model: &'a Model,
+    network: &'a Network,
+    /// Of the model.
+    files: usize,
     source: &'a Source,
     context: usize,
     allowance: Allowance,
@@ -187,18 +207,20 @@ struct Load<'a> {
 }
 
 impl Load<'_> {
-    /// Loads the weights into the best device there is, and says why it is that one.
+    /// Loads the weights into the best device there is, and says why it is that one. Before they stream in, `meanwhile` is called, at least
+    /// once: on a graphics device while it compiles its shaders.
     async fn run(
         &self,
         mut reader: Option<Reader>,
         preference: Preference,
+        meanwhile: &mut dyn FnMut() -> Result<()>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Generator, DeviceWords)> {
-        let outside = tables_outside(self.model, self.source, self.allowance);
+        let outside = tables_outside(&self.network.weights, self.source, self.allowance);
         let (path, reason) = match preference {
             Preference::Cpu(path) => (path, "The CPU was asked for.".to_owned()),
             Preference::Best | Preference::AnyGpu => {
-                match self.graphics(preference, &outside, &mut reader, progress).await {
+                match self.graphics(preference, &outside, &mut reader, meanwhile, progress).await {
                     Ok(loaded) => return Ok(loaded),
                     Err(Error::Gpu(why)) if preference == Preference::Best => {
                         (CpuPath::Fast, format!("No graphics adapter can be used: {why}."))
@@ -208,14 +230,15 @@ impl Load<'_> {
             }
         };
         if preference == Preference::Best {
-            fit::on_cpu(&Sizes::of(self.model, &outside))
+            fit::on_cpu(&Sizes::of(self.network, &outside))
                 .map_err(|slow| Error::unsupported("the CPU", format!("{reason} {slow}")))?;
         }
+        meanwhile()?;
         let rows = self.rows(&outside).await?;
-        let mut executor = Executor::Cpu(Box::new(self.model.cpu(path)?.with_outside(rows)));
+        let mut executor = Executor::Cpu(Box::new(self.network.cpu(path)?.with_outside(rows)));
         self.stream(reader, &outside, None, &mut executor, progress).await?;
         let device = DeviceWords { name: CPU_NAME.to_owned(), reason: with_tables(reason, &outside) };
-        Ok((Generator::new(executor, Arc::clone(&self.model.recording), self.context), device))
+        Ok((Generator::new(executor, Arc::clone(&self.network.recording), self.context), device))
     }
 
     /// Loads onto a graphics device, with the tables in `outside` left in storage if it does not take all weights. Free memory
@@ -225,6 +248,7 @@ impl Load<'_> {
         preference: Preference,
         outside: &BTreeSet<WeightId>,
         reader: &mut Option<Reader>,
+        meanwhile: &mut dyn FnMut() -> Result<()>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Generator, DeviceWords)> {
         let nothing = BTreeSet::new();
@@ -236,7 +260,8 @@ impl Load<'_> {
         let mut failure = Error::Gpu("it was not tried".to_owned());
         for outside in attempts {
             let gpu = self.open(preference == Preference::AnyGpu).await?;
-            match self.onto(&gpu, outside, reader, progress).await {
+            mark("device");
+            match self.onto(&gpu, outside, reader, meanwhile, progress).await {
                 Ok((generator, rounding)) => {
                     let reason = with_tables(format!("WebGPU found a graphics adapter.{rounding}"), outside);
                     return Ok((generator, DeviceWords { name: gpu.name.clone(), reason }));
@@ -257,7 +282,7 @@ impl Load<'_> {
     async fn rows(&self, outside: &BTreeSet<WeightId>) -> Result<Option<OutsideRows>> {
         match outside.is_empty() {
             true => Ok(None),
-            false => OutsideRows::new(&self.model.weights, outside, self.source.files().await?).map(Some),
+            false => OutsideRows::new(&self.network.weights, outside, self.source.files().await?).map(Some),
         }
     }
 
@@ -279,18 +304,23 @@ impl Load<'_> {
         gpu: &Gpu,
         outside: &BTreeSet<WeightId>,
         reader: &mut Option<Reader>,
+        meanwhile: &mut dyn FnMut() -> Result<()>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Generator, &'static str)> {
         let limits = gpu.device.limits();
         let room = fit::Limits { binding: limits.max_storage_buffer_binding_size, buffer: limits.max_buffer_size };
-        let context = fit::on_gpu(&Sizes::of(self.model, outside), room, self.context).map_err(Error::Gpu)?;
+        let context = fit::on_gpu(&Sizes::of(self.network, outside), room, self.context).map_err(Error::Gpu)?;
         let weight_bytes = self.allowance.weight_bytes;
         let options = Options { max_positions: context, weight_bytes, ..Options::default() };
-        let target = fit::rounded(&self.model.weights, self.allowance.float_bytes);
-        let rounded = target.map(|target| Requantized::new(&self.model.weights, target)).transpose()?;
-        let weights = rounded.as_ref().map_or(&self.model.weights, |rounded| &rounded.table);
-        let (recording, rows) = (&self.model.recording, self.rows(outside).await?);
-        let executor = GpuExecutor::with_outside(gpu, recording, weights, options, rows).await?;
+        let target = fit::rounded(&self.network.weights, self.allowance.float_bytes);
+        let rounded = target.map(|target| Requantized::new(&self.network.weights, target)).transpose()?;
+        let weights = rounded.as_ref().map_or(&self.network.weights, |rounded| &rounded.table);
+        let (recording, rows) = (&self.network.recording, self.rows(outside).await?);
+        let mut executor = GpuExecutor::allocate(gpu, recording, weights, options, rows).await?;
+        mark("allocated");
+        meanwhile()?;
+        executor.ready().await?;
+        mark("shaders");
         let mut executor = Executor::Gpu(Box::new(executor));
         self.stream(reader.take(), outside, rounded.as_ref(), &mut executor, progress).await?;
         let rounding = match target {
@@ -298,7 +328,7 @@ impl Load<'_> {
             Some(Target::Int8) => " The model's weights were rounded to 8 bits.",
             Some(Target::Int4) => " The model's weights were rounded to 4 bits.",
         };
-        Ok((Generator::new(executor, Arc::clone(&self.model.recording), context), rounding))
+        Ok((Generator::new(executor, Arc::clone(&self.network.recording), context), rounding))
     }
 
     /// Reads the weights once through, but for those that stay `outside`, and hands them to the executor, no faster than it takes
@@ -317,13 +347,23 @@ impl Load<'_> {
         };
         let pause = Pause::new();
         let mut pressure = BackPressure::default();
-        let mut done = outside.iter().map(|id| self.model.weights.get(*id).location.len).sum();
-        for file in 0..self.model.files.len() {
-            let mut stream = WeightStream::new(&self.model.weights, file, 0).without(outside);
+        let mut done = outside.iter().map(|id| self.network.weights.get(*id).location.len).sum();
+        for file in 0..self.files {
+            let mut stream = WeightStream::new(&self.network.weights, file, 0).without(outside);
             while !stream.is_done() {
-                let more = match rounded {
-                    None => reader.feed(file, &mut stream, executor).await?,
-                    Some(rounded) => reader.feed(file, &mut stream, &mut rounded.sink(executor)).await?,
+                let taken = match (&mut *executor, rounded) {
+                    (Executor::Gpu(gpu), None) => {
+                        reader.feed_device(file, &self.network.weights, &mut stream, gpu).await?
+                    }
+                    _ => 0,
+                };
+                let more = match (&*executor, rounded) {
+                    _ if taken > 0 => taken,
+                    (Executor::Gpu(_), None) => reader.feed(file, &mut stream, Reach::Weight, executor).await?,
+                    (_, None) => reader.feed(file, &mut stream, Reach::Far, executor).await?,
+                    (_, Some(rounded)) => {
+                        reader.feed(file, &mut stream, Reach::Far, &mut rounded.sink(executor)).await?
+                    }
                 };
                 if more == 0 {
                     break;
@@ -338,8 +378,9 @@ impl Load<'_> {
             stream.finish()?;
         }
         if let Executor::Gpu(gpu) = executor {
-            gpu.gpu().settle().await?;
+            gpu.settle().await?;
         }
+        mark("weights");
         Ok(())
     }
 }

@@ -5,8 +5,9 @@ use std::rc::Rc;
 
 use sotto_core::formats::gguf::{Gguf, Parsed};
 use sotto_core::formats::{ModelDescription, gguf_rope_divisors};
+use sotto_core::gpu::GpuExecutor;
 use sotto_core::outside::ReadFiles;
-use sotto_core::weights::{WeightSink, WeightStream};
+use sotto_core::weights::{WeightSink, WeightStream, WeightTable};
 use sotto_core::{Error, Result};
 
 use crate::browser::PackagedFile;
@@ -60,6 +61,15 @@ pub(crate) enum Reader {
         /// Read into again and again.
         buffer: Vec<u8>,
     },
+}
+
+/// How far a read goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Across weights.
+    Far,
+    /// To the end of the next weight.
+    Weight,
 }
 
 impl Source {
@@ -191,11 +201,28 @@ impl Prefix {
 }
 
 impl Reader {
-    /// Feeds `stream` its next bytes of the model's file number `number`, and answers how many; 0 when there are no more.
+    /// Reads the rows that come next in the model's file number `number` straight into memory that a graphics device shares, and answers how many
+    /// bytes; 0 if they have to go by [`Self::feed`].
+    pub(crate) async fn feed_device(
+        &mut self,
+        number: usize,
+        table: &WeightTable,
+        stream: &mut WeightStream<'_>,
+        gpu: &mut GpuExecutor,
+    ) -> Result<u64> {
+        let Self::Stored { stored, files, .. } = self else { return Ok(0) };
+        let Some(&file) = files.get(number) else { return Ok(0) };
+        gpu.take_rows(table, stream, PIECE, |offset, room| stored.read_outside(file, offset, room.as_uint8array()))
+            .await
+    }
+
+    /// Feeds `stream` its next bytes of the model's file number `number`, and answers how many; 0 when there are no more. Of a stored model
+    /// as many as can be read at once, or no more than the next weight's.
     pub(crate) async fn feed(
         &mut self,
         number: usize,
         stream: &mut WeightStream<'_>,
+        reach: Reach,
         sink: &mut dyn WeightSink,
     ) -> Result<u64> {
         match self {
@@ -216,8 +243,12 @@ impl Reader {
                 let (Some(wanted), Some(&file)) = (stream.wanted(), files.get(number)) else { return Ok(0) };
                 let stretches = stored.stretches(file);
                 let end = stretches.iter().map(|(from, len)| from + len).find(|end| *end > wanted.start);
-                // Short weights lie side by side: one read serves many.
-                let len = end.unwrap_or(wanted.end).saturating_sub(wanted.start).min(PIECE);
+                let end = match reach {
+                    // Short weights lie side by side: one read serves many.
+                    Reach::Far => end.unwrap_or(wanted.end),
+                    Reach::Weight => wanted.end,
+                };
+                let len = end.saturating_sub(wanted.start).min(PIECE);
                 buffer.resize(len as usize, 0);
                 stored.read(file, wanted.start, buffer)?;
                 stream.skip_to(wanted.start)?;

@@ -1,5 +1,7 @@
 //! Opening the graphics device, and waiting for it. The only place that knows native from web.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
@@ -63,19 +65,25 @@ impl Gpu {
     }
 
     /// Runs `make` and fails with words when the device refuses or has no memory left.
-    pub(super) async fn guarded<T>(&self, what: &str, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(super) async fn guarded<T>(&self, what: &'static str, make: impl FnOnce() -> Result<T>) -> Result<T> {
+        let (made, guarded) = self.guard(what, make);
+        guarded.settled().await?;
+        made
+    }
+
+    /// Runs `make`, and answers what the device will have said about it.
+    pub(super) fn guard<T>(&self, what: &'static str, make: impl FnOnce() -> Result<T>) -> (Result<T>, Guarded) {
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let made = make();
         let (validation, memory) = (validation.pop(), memory.pop());
-        let error = match validation.await {
-            None => memory.await,
-            some => some,
+        let error = async move {
+            match validation.await {
+                None => memory.await,
+                some => some,
+            }
         };
-        match error {
-            None => made,
-            Some(error) => Err(Error::Gpu(format!("{what}: {}", describe(&error)))),
-        }
+        (made, Guarded { what, error: Box::pin(error) })
     }
 
     /// Sends off what was written or encoded so far, and marks this point of the queue.
@@ -132,7 +140,7 @@ impl Gpu {
 
     /// Natively callbacks run while the device is polled; a browser runs them by itself.
     #[cfg(not(target_arch = "wasm32"))]
-    fn pump(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
+    pub(super) fn pump(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
         self.device
             .poll(wgpu::PollType::Wait { submission_index: submission, timeout: None })
             .map(|_| ())
@@ -140,8 +148,24 @@ impl Gpu {
     }
 
     #[cfg(target_arch = "wasm32")]
-    fn pump(&self, _: Option<wgpu::SubmissionIndex>) -> Result<()> {
+    pub(super) fn pump(&self, _: Option<wgpu::SubmissionIndex>) -> Result<()> {
         Ok(())
+    }
+}
+
+/// What the device will have said about something; see [`Gpu::guard`].
+pub(super) struct Guarded {
+    what: &'static str,
+    error: Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>,
+}
+
+impl Guarded {
+    /// Waits for it, and fails if it is a refusal.
+    pub(super) async fn settled(self) -> Result<()> {
+        match self.error.await {
+            None => Ok(()),
+            Some(error) => Err(Error::Gpu(format!("{}: {}", self.what, describe(&error)))),
+        }
     }
 }
 

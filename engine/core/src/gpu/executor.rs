@@ -11,13 +11,14 @@ use crate::kernels::sample::Wish;
 use crate::kernels::{Embed, Op, argmax, sample};
 use crate::outside::OutsideRows;
 use crate::recording::{BufferId, KvInfo, Recording, Rows, Step};
-use crate::weights::{WeightId, WeightSink, WeightSpec, WeightTable};
+use crate::weights::{Passed, WeightId, WeightSink, WeightSpec, WeightStream, WeightTable};
 
-use super::device::Gpu;
+use super::device::{Gpu, Guarded};
 use super::flight::Flight;
 use super::pipelines::Pipelines;
 use super::plan::{Plan, Planned, written_before};
 use super::shader::{Access, Dispatch, Mode, Planner, Resource, params};
+use super::upload::{Mapped, Upload};
 use super::weights::GpuWeights;
 
 /// How an executor divides its work.
@@ -135,6 +136,10 @@ pub struct GpuExecutor {
     pub(super) ids_staging: Vec<wgpu::Buffer>,
     /// Readback buffer of [`Self::run_for_logits`].
     logits_staging: Option<wgpu::Buffer>,
+    /// Shaders that the device has not said yes to.
+    compiling: Option<Guarded>,
+    /// While weights stream in.
+    upload: Option<Upload>,
 }
 
 impl GpuExecutor {
@@ -146,6 +151,19 @@ impl GpuExecutor {
     /// The same, with tables that are left where they lie: they take no memory of the device and must not stream in. Every
     /// step then needs its tokens on the CPU, so [`Self::decode_greedy`] is refused.
     pub async fn with_outside(
+        gpu: &Gpu,
+        recording: &Arc<Recording>,
+        table: &WeightTable,
+        options: Options,
+        outside: Option<OutsideRows>,
+    ) -> Result<Self> {
+        let mut executor = Self::allocate(gpu, recording, table, options, outside).await?;
+        executor.ready().await?;
+        Ok(executor)
+    }
+
+    /// The same, but its shaders still compile: the caller has something else to do, and then waits for [`Self::ready`].
+    pub async fn allocate(
         gpu: &Gpu,
         recording: &Arc<Recording>,
         table: &WeightTable,
@@ -239,17 +257,61 @@ impl GpuExecutor {
             flights: VecDeque::new(),
             ids_staging: Vec::new(),
             logits_staging: None,
+            compiling: None,
+            upload: None,
         };
-        gpu.guarded("a shader was refused", || {
+        let (compiled, compiling) = gpu.guard("a shader was refused", || {
             let mut slot = 0;
             executor.decode = executor.bind(decode, &mut slot)?;
             executor.prefill = executor.bind(prefill, &mut slot)?;
             executor.argmax = executor.bind(argmax, &mut slot)?;
             executor.sample = executor.bind(sample, &mut slot)?;
             Ok(())
-        })
-        .await?;
+        });
+        compiled?;
+        executor.compiling = Some(compiling);
         Ok(executor)
+    }
+
+    /// Waits until the device has compiled the shaders, and fails if it refuses one.
+    pub async fn ready(&mut self) -> Result<()> {
+        match self.compiling.take() {
+            Some(compiling) => compiling.settled().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the next rows of `stream`, at most `most` bytes, straight into memory that the device shares: `read` fills it, every byte, with
+    /// what the file holds there. Answers how many bytes; 0 if those rows have to be looked at or repacked first, and go the usual way.
+    pub async fn take_rows(
+        &mut self,
+        table: &WeightTable,
+        stream: &mut WeightStream<'_>,
+        most: u64,
+        read: impl FnOnce(u64, &mut Mapped) -> Result<()>,
+    ) -> Result<u64> {
+        let weights = &self.buffers.weights;
+        let as_stored = |id: WeightId| weights.stretches(id, table.get(id), 0, 1).is_some();
+        if !stream.next_weight().is_some_and(as_stored) {
+            return Ok(0);
+        }
+        let Some(Passed { weight, first_row, rows, bytes }) = stream.pass_rows(most.min(Upload::MOST)) else {
+            return Ok(0);
+        };
+        let to = weights.stretches(weight, table.get(weight), first_row, rows).ok_or_else(|| {
+            Error::format(&table.get(weight).name, format!("it has no rows {first_row} to {}", first_row + rows))
+        })?;
+        let mut room = self.upload.get_or_insert_with(|| Upload::new(&self.gpu)).room(to).await?;
+        read(bytes.start, &mut room)?;
+        Ok(bytes.end - bytes.start)
+    }
+
+    /// Sends off what [`Self::take_rows`] took and waits until all weights are on the device.
+    pub async fn settle(&mut self) -> Result<()> {
+        if let Some(mut upload) = self.upload.take() {
+            upload.flush()?;
+        }
+        self.gpu.settle().await
     }
 
     /// The device.

@@ -15,6 +15,7 @@ mod signal;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod weights;
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -24,3 +25,4 @@ pub use device::{Adapter, Fence, Gpu};
 pub use device::{look_web, open_web};
 pub use executor::{GpuExecutor, Options, StepParams};
 pub use layout::{Element, Packing};
+pub use upload::Mapped;

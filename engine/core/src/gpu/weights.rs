@@ -237,6 +237,36 @@ impl GpuWeights {
         gpu.check()
     }
 
+    /// Where `rows` rows of a weight from `first_row` on lie on the device, as buffer, offset and bytes, in order, if they lie there
+    /// as in the file; `None` if they are repacked, padded, or needed in more than one form.
+    pub(super) fn stretches(
+        &self,
+        id: WeightId,
+        spec: &WeightSpec,
+        first_row: usize,
+        rows: usize,
+    ) -> Option<Vec<(wgpu::Buffer, u64, u64)>> {
+        let &(matrix, offset) = self.places.get(&id)?;
+        let matrix = self.matrices.get(matrix)?;
+        let row_bytes = 4 * matrix.packing.code_words(matrix.cols);
+        let is_as_stored = matrix.packing.has_own_scales() && row_bytes == spec.row_bytes();
+        if !is_as_stored || self.vectors.contains_key(&id) || self.own_scales.contains_key(&id) {
+            return None;
+        }
+        let (mut row, end) = (offset + first_row, offset + first_row + rows);
+        let mut stretches = Vec::new();
+        for (i, shard) in matrix.shards.iter().enumerate() {
+            let shard_end = matrix.shards.get(i + 1).map_or(matrix.rows, |next| next.first_row);
+            if row < shard_end && row < end {
+                let here = end.min(shard_end) - row;
+                let at = (row - shard.first_row) * row_bytes;
+                stretches.push((shard.codes.clone(), at as u64, (here * row_bytes) as u64));
+                row += here;
+            }
+        }
+        (row == end).then_some(stretches)
+    }
+
     /// Writes f32 scales, `each` for a row, from `row` on.
     fn scale_rows(&self, gpu: &Gpu, matrix: usize, row: usize, each: usize, values: &[f32]) {
         let Some(matrix) = self.matrices.get(matrix) else { return };

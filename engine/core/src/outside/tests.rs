@@ -9,12 +9,12 @@ use crate::cpu::{CpuExecutor, CpuPath};
 use crate::formats::disk::{DiskFiles, DiskModel};
 use crate::generate::{Executor, Generator, Progress};
 use crate::gpu::testing::{Random, open, weights};
-use crate::gpu::{Gpu, GpuExecutor, Options};
+use crate::gpu::{Gpu, GpuExecutor, Mapped, Options};
 use crate::model::{Network, Stages};
 use crate::quant::QuantType;
 use crate::recording::{BufferId, Recording, Rows};
 use crate::sampler::{Sampler, SamplerOptions};
-use crate::weights::Location;
+use crate::weights::{Location, WeightStream};
 
 /// A file in memory.
 struct Memory(Vec<u8>);
@@ -160,6 +160,53 @@ impl Gemma {
         self.disk.stream_without(&outside, &mut executor)?;
         Ok(Generator::new(executor, recording.clone(), 256))
     }
+}
+
+#[test]
+fn rows_that_are_read_into_the_devices_own_memory_are_those_that_stream() -> Result<()> {
+    let Some(gpu) = open() else { return Ok(()) };
+    let gemma = Gemma::open();
+    let weights = &gemma.network.weights;
+    let mut files = gemma.disk.files()?;
+    pollster::block_on(async {
+        // In one piece, and in shards.
+        for binding_bytes in [u64::MAX, 1 << 14] {
+            let options = Options { binding_bytes, ..OPTIONS() };
+            let mut streamed = gemma.on(Some(&gpu), options.clone(), None).await?;
+            let mut executor = GpuExecutor::allocate(&gpu, &gemma.network.recording, weights, options, None).await?;
+            executor.ready().await?;
+            let mut stream = WeightStream::new(weights, 0, 0);
+            let (mut taken, mut pushed) = (0, 0);
+            while let Some(wanted) = stream.wanted() {
+                let read = |offset, room: &mut Mapped| {
+                    let mut bytes = vec![0; room.len()];
+                    files.read(0, offset, &mut bytes)?;
+                    room.copy_from_slice(&bytes);
+                    Ok(())
+                };
+                match executor.take_rows(weights, &mut stream, 1000, read).await? {
+                    0 => {
+                        let mut bytes = vec![0; (wanted.end - wanted.start) as usize];
+                        files.read(0, wanted.start, &mut bytes)?;
+                        stream.skip_to(wanted.start)?;
+                        stream.push(&bytes, &mut executor)?;
+                        pushed += bytes.len() as u64;
+                    }
+                    more => taken += more,
+                }
+            }
+            stream.finish()?;
+            executor.settle().await?;
+            assert!(taken > pushed, "{taken} bytes were taken, {pushed} went the other way");
+            let recording = gemma.network.recording.clone();
+            let mut direct = Generator::new(Executor::Gpu(Box::new(executor)), recording, 256);
+            for generator in [&mut streamed, &mut direct] {
+                generator.start(&prompt())?;
+            }
+            assert_eq!(logits(&mut streamed).await?, logits(&mut direct).await?);
+        }
+        Ok(())
+    })
 }
 
 /// Longer than a chunk of either executor, ids repeated.

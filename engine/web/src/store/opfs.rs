@@ -11,7 +11,7 @@ use web_sys::{
 use sotto_core::{Error, Result as CoreResult};
 
 use super::page::{scope, sleep, storage_trouble};
-use super::stored::Data;
+use super::stored::{Data, Stored};
 use super::trouble::Trouble;
 use crate::browser::words;
 
@@ -191,6 +191,19 @@ impl DataFile {
     pub(crate) fn read_outside(&self, offset: u64, into: &Uint8Array) -> CoreResult<()> {
         let read = self.0.read_with_js_u8_array_and_options(into, &at(offset));
         whole(read, u64::from(into.length()))
+    }
+}
+
+impl Stored<DataFile> {
+    /// [`Self::read`] into a JavaScript array: the bytes never pass through WebAssembly's memory.
+    pub(crate) fn read_outside(&self, file: usize, offset: u64, into: &Uint8Array) -> CoreResult<()> {
+        let mut begin = 0;
+        for (at, len) in self.places(file, offset, u64::from(into.length()))? {
+            let end = begin + len as u32;
+            self.data.read_outside(at, &into.subarray(begin, end))?;
+            begin = end;
+        }
+        Ok(())
     }
 }
 

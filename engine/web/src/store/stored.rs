@@ -86,23 +86,37 @@ pub fn holds_weights(path: &str) -> bool {
 impl<D: Data> Stored<D> {
     /// Fills `into` from byte `offset` of a file; fails if a byte of it is not stored.
     pub fn read(&self, file: usize, offset: u64, into: &mut [u8]) -> Result<()> {
+        let mut rest = into;
+        for (at, len) in self.places(file, offset, rest.len() as u64)? {
+            let (now, later) = rest.split_at_mut(len as usize);
+            self.data.read(at, now)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Where `len` bytes of a file from byte `offset` on lie among the data, in order, as offset and length. Fails if one of them is not
+    /// stored.
+    pub(super) fn places(&self, file: usize, offset: u64, len: u64) -> Result<Vec<(u64, u64)>> {
         let file = self.file(file)?;
-        let (mut offset, mut rest) = (offset, into);
-        while !rest.is_empty() {
+        let (mut offset, end) = (offset, offset.saturating_add(len));
+        let mut places: Vec<(u64, u64)> = Vec::new();
+        while offset < end {
             let chunk = file.chunk_of(offset).filter(|c| c.done).ok_or_else(|| {
                 Error::format(&file.path, format!("byte {offset} is not stored: resume, or get the model again"))
             })?;
             let inside = offset % CHUNK;
-            let here = file.chunk_len(chunk.index).saturating_sub(inside).min(rest.len() as u64);
+            let here = file.chunk_len(chunk.index).saturating_sub(inside).min(end - offset);
             if here == 0 {
                 return Err(Error::format(&file.path, format!("it ends before byte {offset}")));
             }
-            let (now, later) = rest.split_at_mut(here as usize);
-            self.data.read(chunk.at + inside, now)?;
+            match places.last_mut() {
+                Some((at, len)) if *at + *len == chunk.at + inside => *len += here,
+                _ => places.push((chunk.at + inside, here)),
+            }
             offset += here;
-            rest = later;
         }
-        Ok(())
+        Ok(places)
     }
 
     /// The stretches of a file that are stored, as offset and length, in file order: what a load streams.
