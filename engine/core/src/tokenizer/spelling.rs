@@ -97,6 +97,8 @@ pub(super) struct Builder {
     /// Entries that the spelling does not write: found by their own text only.
     unspelled: HashMap<Box<str>, u32>,
     scratch: Vec<u8>,
+    /// What the last merge made.
+    last_joined: u32,
 }
 
 impl Builder {
@@ -108,6 +110,7 @@ impl Builder {
             spelling,
             unspelled: HashMap::new(),
             scratch: Vec::new(),
+            last_joined: 0,
         }
     }
 
@@ -194,13 +197,25 @@ impl Builder {
         self.spelling.decode(right, &mut self.scratch);
         let left_id = self.vocab.find(&self.scratch[..middle]).ok_or_else(|| unknown(left))?;
         let right_id = self.vocab.find(&self.scratch[middle..]).ok_or_else(|| unknown(right))?;
-        let id = self.vocab.find(&self.scratch).ok_or_else(|| unknown(&format!("{left}{right}")))?;
+        let id = self.joined().ok_or_else(|| unknown(&format!("{left}{right}")))?;
+        self.last_joined = id;
         let rank = u32::try_from(rank).map_err(|_| Error::format(what(), "too many merges"))?;
         // Text that merges into a control token stays in parts: it must never become one.
         if is_control(self.vocab.kind(id)) {
             return Ok(());
         }
         pairs.insert(left_id, right_id, Merge { rank, id }, what)
+    }
+
+    /// Id of the token whose bytes are in `scratch`. Merges are listed in the order of what they make, or nearly: the last one's
+    /// token or the next is tried first, which saves a walk through memory.
+    fn joined(&self) -> Option<u32> {
+        let is_it = |id: &u32| self.vocab.kind(*id) == TokenKind::Normal && self.vocab.bytes(*id) == self.scratch;
+        let near = [self.last_joined, self.last_joined.saturating_add(1)];
+        match near.iter().find(|id| self.unspelled.is_empty() && is_it(id)) {
+            Some(id) => Some(*id),
+            None => self.vocab.find(&self.scratch),
+        }
     }
 
     /// Ids of the bytes of a byte-level vocabulary.
