@@ -347,6 +347,9 @@ fn attention_of_many_heads_on_one_cache_matches_its_reference() {
     check_grouped(&gpu, Heads { q: 5, kv: 1, d: 80 }, None, &[33, 1]);
     // A head's quads for which the lanes have no whole number of lines, or fewer lines than they could.
     check_grouped(&gpu, Heads { q: 4, kv: 1, d: 160 }, Some(40), &[33, 17, 1]);
+    // Prompts in blocks of 32 positions and, of wider heads, 16: ends of blocks, and beyond them.
+    check_grouped(&gpu, Heads { q: 7, kv: 1, d: 256 }, None, &[31, 1, 64, 2]);
+    check_grouped(&gpu, Heads { q: 3, kv: 1, d: 260 }, Some(16), &[15, 1, 40, 2]);
     // More positions than 128 parts of 16 hold.
     let long = [vec![64; 34], vec![1, 3]].concat();
     check_grouped_rows(&gpu, Heads { q: 4, kv: 1, d: 4 }, None, &long, &[Rows::One]);

@@ -51,8 +51,12 @@ pub static MERGE: Shader = Shader {
     bindings: &[(5, Access::Write), (6, Access::Read), (7, Access::Read), (8, Access::Write)],
 };
 
-/// Positions that a workgroup scores at once.
+/// Positions that a workgroup scores at once: few, so that a context makes many parts.
 const BLOCK: u32 = 16;
+/// The same where a workgroup has all positions: a longer block waits less often. Heads up to so wide: of wider ones a
+/// lane would have to hold too much of it.
+const WHOLE_BLOCK: u32 = 32;
+const WHOLE_BLOCK_HEAD_DIM: usize = 256;
 /// Most parts of a context.
 const PARTS: u32 = 128;
 /// Quads of a head that a workgroup joins.
@@ -74,17 +78,24 @@ pub(crate) fn heads_of_group(heads: usize, kv: &KvInfo, rows: Rows) -> Option<us
     (1..=most).rev().find(|n| per_kv_head.is_multiple_of(*n))
 }
 
-fn constants(head_dim: usize, heads: usize, out_step: u32) -> Constants {
-    vec![("D", head_dim as f64), ("HEADS", heads as f64), ("OUT_STEP", f64::from(out_step))]
+fn constants(shader: &Shader, head_dim: usize, heads: usize, out_step: u32) -> Constants {
+    let block = if *shader == WHOLE && head_dim <= WHOLE_BLOCK_HEAD_DIM { WHOLE_BLOCK } else { BLOCK };
+    vec![
+        ("D", head_dim as f64),
+        ("HEADS", heads as f64),
+        ("BLOCK", f64::from(block)),
+        ("OUT_STEP", f64::from(out_step)),
+    ]
 }
 
 /// Constants for the usual shapes.
 #[cfg(test)]
 pub(crate) fn variants() -> Vec<crate::gpu::shader::Variant> {
     let mut all = Vec::new();
-    for (d, heads) in [(16, 1), (16, 2), (64, 3), (64, 4), (64, 5), (64, 6), (64, 7), (256, 8), (512, 4)] {
-        all.extend([&WHOLE, &PART].map(|shader| (shader, constants(d, heads, 0))));
-        all.extend([0, 1, 2, 4].map(|step| (&MERGE, constants(d, heads, step))));
+    let narrow = [(16, 1), (16, 2), (64, 3), (64, 4), (64, 5), (64, 6), (64, 7), (256, 8)];
+    for (d, heads) in narrow.into_iter().chain([1, 2, 3, 4].map(|heads| (512, heads))) {
+        all.extend([&WHOLE, &PART].map(|shader| (shader, constants(shader, d, heads, 0))));
+        all.extend([0, 1, 2, 4].map(|step| (&MERGE, constants(&MERGE, d, heads, step))));
     }
     all
 }
@@ -124,7 +135,7 @@ impl Attention {
         let groups = Count::Fixed((self.heads / group) as u32);
         let dispatch = |shader, out_step, resources, x, y, z| Dispatch {
             shader,
-            constants: constants(kv.head_dim, group, out_step),
+            constants: constants(shader, kv.head_dim, group, out_step),
             params: params.clone(),
             resources,
             grid: Grid { x, y, z, when: When::Always },
