@@ -1,6 +1,6 @@
 // out[t, h] = Σ_j softmax_j(scale · q[t, h] · K[j]) · V[j] over the positions j that token t sees: j ≤ position + t, and
 // j > position + t − window when there is a window. Query head h reads key/value head h / (H/K). Softmax in f32.
-// Needs lib/grid.wgsl and lib/step.wgsl.
+// Needs lib/grid.wgsl, lib/step.wgsl and one of lib/cache_f32.wgsl and lib/cache_f16.wgsl.
 //
 // A workgroup owns HEADS query heads of one token that share a key/value head, so that each key and value is read once
 // for all of them. It walks its positions in blocks, whose keys and values are all asked for at once: COLUMNS lanes score a
@@ -33,8 +33,8 @@ const LOWEST = -3.4028234e38;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> q: array<vec4<f32>>;            // [T, H · d]
-@group(0) @binding(3) var<storage, read> keys: array<vec4<f32>>;         // [positions, K · d]
-@group(0) @binding(4) var<storage, read> values: array<vec4<f32>>;       // [positions, K · d]
+@group(0) @binding(3) var<storage, read> keys: array<CacheQuad>;         // [positions, K · d]
+@group(0) @binding(4) var<storage, read> values: array<CacheQuad>;       // [positions, K · d]
 // whole, merge: out [T, H · d]; part: [H, parts, 1 + d/4] of (maximum, sum, 0, 0) and the output.
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
 
@@ -100,8 +100,8 @@ fn attend(
     workgroupBarrier();
     for (var block = begin; block < end; block += BLOCK) {
         // Beyond the end the last position is read again, and weighs nothing.
-        var block_keys = array<vec4<f32>, MOST_QUADS>();
-        var block_values = array<vec4<f32>, MOST_QUADS>();
+        var block_keys = array<CacheQuad, MOST_QUADS>();
+        var block_values = array<CacheQuad, MOST_QUADS>();
         let key = (min(block + lane / COLUMNS, end - 1u) & params.ring) * params.kv_quads + kv_quad;
         for (var n = 0u; n < key_quads(); n += 1u) {
             block_keys[n] = keys[key + min(column + n * COLUMNS, quads - 1u)];
@@ -114,8 +114,9 @@ fn attend(
         for (var n = 0u; n < key_quads(); n += 1u) {
             let i = column + n * COLUMNS;
             if i < quads {
+                let key_quad = from_cache(block_keys[n]);
                 for (var h = 0u; h < HEADS; h += 1u) {
-                    dots[h] += dot(query[h * quads + i], block_keys[n]);
+                    dots[h] += dot(query[h * quads + i], key_quad);
                 }
             }
         }
@@ -160,8 +161,9 @@ fn attend(
         for (var n = 0u; n < value_quads(); n += 1u) {
             let i = line + n * lines();
             if i < BLOCK {
+                let value_quad = from_cache(block_values[n]);
                 for (var h = 0u; h < HEADS; h += 1u) {
-                    (*acc)[h] += weights[i * HEADS + h] * block_values[n];
+                    (*acc)[h] += weights[i * HEADS + h] * value_quad;
                 }
             }
         }
