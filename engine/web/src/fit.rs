@@ -108,10 +108,10 @@ pub struct Room {
 /// The room that a model has on a graphics device, for at most `context` positions; or why it cannot run there, in a sentence
 /// without its full stop. `f32_bytes` are those of all caches for so many positions, and `most` is what they may take.
 ///
-/// Keys and values stay f32, as they were computed, while that costs little: rounding them moves what a model says, if hardly
-/// ever to another word. It is worth that where a long context's caches would crowd out the weights and other programs, or be cut
-/// by the limit of a binding: f16 take half, so a token that looks far back also reads half as much. Where memory was short
-/// already, `most` is 0.
+/// Keys and values stay f32, as they were computed, while that costs little: rounding them moves logits, hardly in most models,
+/// and by whole codes of activations in one with static ranges. It is worth that where a long context's caches would crowd out the
+/// weights and other programs, or be cut by the limit of a binding: f16 take half, so a token that looks far back also reads half
+/// as much. Where memory was short already, `most` is 0.
 pub fn on_gpu(
     sizes: &Sizes,
     limits: Limits,

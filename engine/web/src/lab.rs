@@ -2,7 +2,8 @@
 
 use sotto_core::check;
 use sotto_core::cpu::CpuPath;
-use sotto_core::generate::{Generator, Progress};
+use sotto_core::generate::{Executor, Generator, Progress};
+use sotto_core::gpu::CacheFormat;
 use sotto_core::model::Stages;
 use sotto_core::sampler::{Sampler, SamplerOptions, argmax};
 use sotto_core::tokenizer::{Specials, Tokenizer};
@@ -177,6 +178,10 @@ impl Lab {
 impl Lab {
     async fn run_bench(&mut self, prompt_tokens: usize, new_tokens: usize) -> Result<String> {
         let generator = &mut self.host.generator;
+        let cache = match generator.executor() {
+            Executor::Gpu(gpu) => Some(gpu.cache()),
+            Executor::Cpu(_) => None,
+        };
         let logits = generator.recording().logits.map_or(1, |id| generator.recording().info(id).cols);
         let vocab = logits.min(self.host.model.tokenizer.vocab_len()) as u32;
         let prompt: Vec<u32> = (0..prompt_tokens as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect();
@@ -216,6 +221,7 @@ impl Lab {
             "decodeTokensPerSecond": new_tokens as f64 / decode * 1000.0,
             "greedyTokensPerSecond": written as f64 / greedy * 1000.0,
             "wasmMemoryBytes": memory_bytes(),
+            "f16Caches": cache == Some(CacheFormat::F16),
             "deviceReason": self.host.device.reason,
             "ids": ids,
         });
@@ -241,7 +247,7 @@ impl Lab {
             lines.push('\n');
         };
         check::tokenization(&self.host.model.tokenizer, &reference, &mut report);
-        let is_fast = matches!(self.host.generator.executor(), sotto_core::generate::Executor::Cpu(c) if c.path() == CpuPath::Fast);
+        let is_fast = matches!(self.host.generator.executor(), Executor::Cpu(c) if c.path() == CpuPath::Fast);
         if is_fast {
             let preference = Preference::Cpu(CpuPath::Reference);
             let source = Source::Packaged { url: model.to_owned(), bytes };

@@ -277,6 +277,11 @@ impl GpuExecutor {
         self.options.max_positions
     }
 
+    /// How the key/value caches are stored.
+    pub fn cache(&self) -> CacheFormat {
+        self.options.cache
+    }
+
     /// True when tables lie outside, so that every step needs its tokens on the CPU.
     pub fn has_outside(&self) -> bool {
         self.outside.is_some()
