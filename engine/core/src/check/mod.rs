@@ -33,8 +33,8 @@ pub struct Nearness {
 /// The CPU's fast path.
 pub const FAST: Nearness = Nearness { name: "fast", mean_kl: 0.01, top_1: 0.97 };
 /// A graphics device whose caches hold f16. Measured: 2e-7 to 7e-6 on the checkpoints under `tests/golden`, all choices the
-/// same.
-pub const F16_CACHES: Nearness = Nearness { name: "f16 caches", mean_kl: 2e-5, top_1: 0.97 };
+/// same, on two devices that round to the nearest; one that cuts off has twice the error, and four times the divergence.
+pub const F16_CACHES: Nearness = Nearness { name: "f16 caches", mean_kl: 4e-5, top_1: 0.97 };
 /// The same where static ranges round activations to codes: there the smallest difference moves whole codes, see [`fixture`].
 /// Measured: 0.011 and 0.028, and 88 and 79 of 100 choices, of random weights with nearly flat logits.
 pub const F16_CACHES_AND_RANGES: Nearness = Nearness { name: "f16 caches and ranges", mean_kl: 0.06, top_1: 0.65 };

@@ -1258,7 +1258,7 @@ fn a_gemma_gives_the_same_numbers_as_on_the_cpu() {
     // A scale of 0 leaves values as they are: no grid, no ties.
     for keeps_stages in [true, false] {
         assert_eq!(check_gemma(&gpu, (0.0, 0.0), keeps_stages, CacheFormat::F32, 1e-9), dispatches);
-        assert_eq!(check_gemma(&gpu, (0.0, 0.0), keeps_stages, CacheFormat::F16, 1e-5), dispatches);
+        assert_eq!(check_gemma(&gpu, (0.0, 0.0), keeps_stages, CacheFormat::F16, 1e-4), dispatches);
         // A value between two steps of a grid may fall either way and moves what follows; a mistake moves all of it.
         assert_eq!(check_gemma(&gpu, (0.02, 0.03), keeps_stages, CacheFormat::F32, 0.03), dispatches);
     }
