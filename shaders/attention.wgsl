@@ -1,6 +1,6 @@
 // out[t, h] = Σ_j softmax_j(scale · q[t, h] · K[j]) · V[j] over the positions j that token t sees: j ≤ position + t, and
 // j > position + t − window when there is a window. Query head h reads key/value head h / (H/K). Softmax in f32.
-// Needs lib/step.wgsl.
+// Needs lib/step.wgsl and one of lib/cache_f32.wgsl and lib/cache_f16.wgsl.
 //
 // A workgroup owns one query head of one token and walks its positions in blocks of LANES: first each lane scores one
 // position, then lanes regroup as (position, quad of d) to gather V. `whole` takes all positions. For a long context
@@ -21,8 +21,8 @@ const LOWEST = -3.4028234e38;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> q: array<vec4<f32>>;            // [T, H · d]
-@group(0) @binding(3) var<storage, read> keys: array<vec4<f32>>;         // [positions, K · d]
-@group(0) @binding(4) var<storage, read> values: array<vec4<f32>>;       // [positions, K · d]
+@group(0) @binding(3) var<storage, read> keys: array<CacheQuad>;         // [positions, K · d]
+@group(0) @binding(4) var<storage, read> values: array<CacheQuad>;       // [positions, K · d]
 // whole: out [T, H · d]; part: [H, parts, 1 + d/4] of (maximum, sum, 0, 0) and the output.
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
 
@@ -67,7 +67,7 @@ fn attend(lane: u32, t: u32, head: u32, begin: u32, end: u32) -> Attended {
             let key = (j & params.ring) * params.kv_quads + kv_head;
             score = 0.0;
             for (var i = 0u; i < quads; i += 1u) {
-                score += dot(query[i], keys[key + i]);
+                score += dot(query[i], from_cache(keys[key + i]));
             }
         }
         scores[lane] = score;
@@ -85,7 +85,8 @@ fn attend(lane: u32, t: u32, head: u32, begin: u32, end: u32) -> Attended {
         acc *= shrink;
         if line < lines {
             for (var i = line; i < min(LANES, end - block); i += lines) {
-                acc += weights[i] * values[((block + i) & params.ring) * params.kv_quads + kv_head + quad];
+                let value = ((block + i) & params.ring) * params.kv_quads + kv_head + quad;
+                acc += weights[i] * from_cache(values[value]);
             }
         }
     }

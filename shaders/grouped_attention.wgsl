@@ -1,6 +1,6 @@
 // out[t, h] = Σ_j softmax_j(scale · q[t, h] · K[j]) · V[j] over the positions j that token t sees: j ≤ position + t, and
 // j > position + t − window when there is a window. Query head h reads key/value head h / (H/K). Softmax in f32.
-// Needs lib/grid.wgsl and lib/step.wgsl.
+// Needs lib/grid.wgsl, lib/step.wgsl and one of lib/cache_f32.wgsl and lib/cache_f16.wgsl.
 //
 // A workgroup owns HEADS query heads of one token that share a key/value head, so that each key and value is read once
 // for all of them. It walks its positions in blocks, whose keys and values are all asked for at once: COLUMNS lanes score a
@@ -21,19 +21,20 @@ struct Params {
 }
 override D: u32 = 64u;     // head width, a multiple of 4, at most 4 · LANES
 override HEADS: u32 = 4u;
+override BLOCK: u32 = 16u; // positions, a divisor of LANES; the same for `part` and `merge`
+override COLUMNS: u32 = LANES / BLOCK;
 override OUT_STEP: u32 = 0u; // codes are made of out, for a product whose weights have 8 / OUT_STEP bits
 const LANES = 128u;
-const BLOCK = 16u;         // positions
-const COLUMNS = 8u;        // LANES / BLOCK
 const LINES = 4u;          // most lanes that share a quad of V
 const MOST = 8u;           // heads of a workgroup
-const MOST_QUADS = 16u;    // of keys, and of values, that a lane holds of a block
+const MOST_QUADS = 16u;    // of keys, and of values, that a lane holds of a block: key_quads() and value_quads() are no more
+const MOST_SCORES = 2u;    // of a block that a lane adds up: MOST · BLOCK / LANES is no more
 const LOWEST = -3.4028234e38;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> q: array<vec4<f32>>;            // [T, H · d]
-@group(0) @binding(3) var<storage, read> keys: array<vec4<f32>>;         // [positions, K · d]
-@group(0) @binding(4) var<storage, read> values: array<vec4<f32>>;       // [positions, K · d]
+@group(0) @binding(3) var<storage, read> keys: array<CacheQuad>;         // [positions, K · d]
+@group(0) @binding(4) var<storage, read> values: array<CacheQuad>;       // [positions, K · d]
 // whole, merge: out [T, H · d]; part: [H, parts, 1 + d/4] of (maximum, sum, 0, 0) and the output.
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
 
@@ -73,6 +74,11 @@ fn value_quads() -> u32 {
     return (BLOCK + lines() - 1u) / lines();
 }
 
+// Scores of a block that a lane adds up: those of position lane % BLOCK for the heads lane / BLOCK, + COLUMNS, ..
+fn lane_scores() -> u32 {
+    return (HEADS * BLOCK + LANES - 1u) / LANES;
+}
+
 // Leaves maxima and totals of every head, and in the first line's `acc` its quads of the outputs, unnormalised.
 fn attend(
     lane: u32,
@@ -86,17 +92,16 @@ fn attend(
     let quads = D / 4u;
     let column = lane % COLUMNS;
     let line = lane / quads;
-    let head = lane / BLOCK; // whose score of position lane % BLOCK this lane adds up
     for (var i = lane; i < HEADS * quads; i += LANES) {
         query[i] = params.scale * q[(t * params.heads + first_head) * quads + i];
     }
-    var highest = LOWEST; // of `head`
-    var sum = 0.0;        // of its weights at positions lane % BLOCK, + BLOCK, ..
+    var highest = array<f32, MOST_SCORES>(LOWEST, LOWEST); // of each of the lane's heads
+    var sum = array<f32, MOST_SCORES>();                   // of its weights at positions lane % BLOCK, + BLOCK, ..
     workgroupBarrier();
     for (var block = begin; block < end; block += BLOCK) {
         // Beyond the end the last position is read again, and weighs nothing.
-        var block_keys = array<vec4<f32>, MOST_QUADS>();
-        var block_values = array<vec4<f32>, MOST_QUADS>();
+        var block_keys = array<CacheQuad, MOST_QUADS>();
+        var block_values = array<CacheQuad, MOST_QUADS>();
         let key = (min(block + lane / COLUMNS, end - 1u) & params.ring) * params.kv_quads + kv_quad;
         for (var n = 0u; n < key_quads(); n += 1u) {
             block_keys[n] = keys[key + min(column + n * COLUMNS, quads - 1u)];
@@ -109,8 +114,9 @@ fn attend(
         for (var n = 0u; n < key_quads(); n += 1u) {
             let i = column + n * COLUMNS;
             if i < quads {
+                let key_quad = from_cache(block_keys[n]);
                 for (var h = 0u; h < HEADS; h += 1u) {
-                    dots[h] += dot(query[h * quads + i], block_keys[n]);
+                    dots[h] += dot(query[h * quads + i], key_quad);
                 }
             }
         }
@@ -118,28 +124,34 @@ fn attend(
             partial[column * stride() + h * BLOCK + lane / COLUMNS] = dots[h];
         }
         workgroupBarrier();
-        var score = LOWEST;
-        if head < HEADS {
-            if block + lane % BLOCK < end {
-                score = 0.0;
-                for (var c = 0u; c < COLUMNS; c += 1u) {
-                    score += partial[c * stride() + lane];
+        var score = array<f32, MOST_SCORES>(LOWEST, LOWEST);
+        for (var n = 0u; n < lane_scores(); n += 1u) {
+            let i = lane + n * LANES;
+            if i < HEADS * BLOCK {
+                if block + lane % BLOCK < end {
+                    score[n] = 0.0;
+                    for (var c = 0u; c < COLUMNS; c += 1u) {
+                        score[n] += partial[c * stride() + i];
+                    }
                 }
+                scores[i] = score[n];
             }
-            scores[lane] = score;
         }
         workgroupBarrier();
-        if head < HEADS {
-            let before = highest;
-            for (var i = 0u; i < BLOCK; i += 1u) {
-                highest = max(highest, scores[head * BLOCK + i]);
-            }
-            let weight = select(0.0, exp(score - highest), block + lane % BLOCK < end);
-            let shrink = exp(before - highest);
-            sum = sum * shrink + weight;
-            weights[lane % BLOCK * HEADS + head] = weight;
-            if lane % BLOCK == 0u {
-                shrinks[head] = shrink;
+        for (var n = 0u; n < lane_scores(); n += 1u) {
+            let head = lane / BLOCK + n * COLUMNS;
+            if head < HEADS {
+                let before = highest[n];
+                for (var i = 0u; i < BLOCK; i += 1u) {
+                    highest[n] = max(highest[n], scores[head * BLOCK + i]);
+                }
+                let weight = select(0.0, exp(score[n] - highest[n]), block + lane % BLOCK < end);
+                let shrink = exp(before - highest[n]);
+                sum[n] = sum[n] * shrink + weight;
+                weights[lane % BLOCK * HEADS + head] = weight;
+                if lane % BLOCK == 0u {
+                    shrinks[head] = shrink;
+                }
             }
         }
         workgroupBarrier();
@@ -149,16 +161,20 @@ fn attend(
         for (var n = 0u; n < value_quads(); n += 1u) {
             let i = line + n * lines();
             if i < BLOCK {
+                let value_quad = from_cache(block_values[n]);
                 for (var h = 0u; h < HEADS; h += 1u) {
-                    (*acc)[h] += weights[i * HEADS + h] * block_values[n];
+                    (*acc)[h] += weights[i * HEADS + h] * value_quad;
                 }
             }
         }
     }
-    if head < HEADS {
-        scores[lane] = sum;
-        if lane % BLOCK == 0u {
-            maxima[head] = highest;
+    for (var n = 0u; n < lane_scores(); n += 1u) {
+        let head = lane / BLOCK + n * COLUMNS;
+        if head < HEADS {
+            scores[lane + n * LANES] = sum[n];
+            if lane % BLOCK == 0u {
+                maxima[head] = highest[n];
+            }
         }
     }
     workgroupBarrier();

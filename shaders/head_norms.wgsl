@@ -1,6 +1,7 @@
 // Between the products and attention: each query head is normed and rotated, each key head normed, rotated and appended to
-// the cache, each value head normed without a weight and appended. Needs lib/step.wgsl.
-// One workgroup for each head of each token; pairs are (i, i + d/2). Sums in f32.
+// the cache, each value head normed without a weight and appended. Needs lib/step.wgsl and one of lib/cache_f32.wgsl and
+// lib/cache_f16.wgsl.
+// One workgroup for each head of each token; pairs are (i, i + d/2), and a lane takes two at once. Sums in f32.
 
 struct Params {
     heads: u32,      // H
@@ -12,13 +13,13 @@ struct Params {
     value: u32,      // where v[0, 0] is
     ring: u32,       // position j lies in row j & ring
 }
-override D: u32 = 64u; // head width
+override D: u32 = 64u; // head width, a multiple of 4
 const LANES = 64u;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;             // q [T, H · d], k and v [T, K · d]
-@group(0) @binding(3) var<storage, read_write> keys: array<f32>;      // [positions, K · d]
-@group(0) @binding(4) var<storage, read_write> values: array<f32>;    // [positions, K · d]
+@group(0) @binding(3) var<storage, read_write> keys: array<CachePair>;    // [positions, K · d / 2]
+@group(0) @binding(4) var<storage, read_write> values: array<CachePair>;  // [positions, K · d / 2]
 @group(0) @binding(5) var<storage, read_write> queries: array<f32>;   // [T, H · d]
 @group(0) @binding(6) var<storage, read> angles: array<vec2<f32>>;    // [step's T, d/2] of (cos, sin)
 @group(0) @binding(7) var<storage, read> query_weight: array<f32>;    // [d]
@@ -51,24 +52,33 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let t = first_token(params.tokens) + token;
     let to = (((now.position + t) & params.ring) * params.kv_heads + kv_head) * D;
     let half = D / 2u;
-    for (var i = lane; i < half; i += LANES) {
-        var a = qkv[begin + i] * scale;
-        var b = qkv[begin + i + half] * scale;
-        let angle = angles[t * half + i];
+    for (var i = 2u * lane; i < half; i += 2u * LANES) {
+        let low = begin + i;
+        let high = low + half;
+        var a = vec2<f32>(qkv[low], qkv[low + 1u]) * scale;
+        var b = vec2<f32>(qkv[high], qkv[high + 1u]) * scale;
+        let first = angles[t * half + i];
+        let second = angles[t * half + i + 1u];
+        let cosines = vec2<f32>(first.x, second.x);
+        let sines = vec2<f32>(first.y, second.y);
         if is_query {
-            a *= query_weight[i];
-            b *= query_weight[i + half];
+            a *= vec2<f32>(query_weight[i], query_weight[i + 1u]);
+            b *= vec2<f32>(query_weight[i + half], query_weight[i + half + 1u]);
             let at = (token * params.heads + group.x) * D + i;
-            queries[at] = a * angle.x - b * angle.y;
-            queries[at + half] = b * angle.x + a * angle.y;
+            let turned_a = a * cosines - b * sines;
+            let turned_b = b * cosines + a * sines;
+            queries[at] = turned_a.x;
+            queries[at + 1u] = turned_a.y;
+            queries[at + half] = turned_b.x;
+            queries[at + half + 1u] = turned_b.y;
         } else if is_key {
-            a *= key_weight[i];
-            b *= key_weight[i + half];
-            keys[to + i] = a * angle.x - b * angle.y;
-            keys[to + i + half] = b * angle.x + a * angle.y;
+            a *= vec2<f32>(key_weight[i], key_weight[i + 1u]);
+            b *= vec2<f32>(key_weight[i + half], key_weight[i + half + 1u]);
+            keys[(to + i) / 2u] = to_cache(a * cosines - b * sines);
+            keys[(to + i + half) / 2u] = to_cache(b * cosines + a * sines);
         } else {
-            values[to + i] = a;
-            values[to + i + half] = b;
+            values[(to + i) / 2u] = to_cache(a);
+            values[(to + i + half) / 2u] = to_cache(b);
         }
     }
 }

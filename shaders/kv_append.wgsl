@@ -1,12 +1,13 @@
-// keys[(position + t) & ring, :] = k[t, :], the same for values. Needs lib/step.wgsl.
+// keys[(position + t) & ring, :] = k[t, :], the same for values. Needs lib/step.wgsl and one of lib/cache_f32.wgsl and
+// lib/cache_f16.wgsl.
 
-@group(0) @binding(3) var<storage, read_write> keys: array<f32>;       // [positions, K · d]
-@group(0) @binding(4) var<storage, read_write> values: array<f32>;     // [positions, K · d]
+@group(0) @binding(3) var<storage, read_write> keys: array<CachePair>;       // [positions, K · d / 2]
+@group(0) @binding(4) var<storage, read_write> values: array<CachePair>;     // [positions, K · d / 2]
 
 struct Params {
-    width: u32,       // K · d
+    width: u32,       // K · d, a multiple of 4
     query_pairs: u32, // H · d/2
-    half: u32,        // d/2
+    half: u32,        // d/2, even
     adjacent: u32,    // pairs are (2i, 2i + 1), else (i, i + d/2)
     query: u32,       // where q[0, 0] is
     key: u32,         // where k[0, 0] is
@@ -15,10 +16,10 @@ struct Params {
 }
 @group(0) @binding(0) var<uniform> params: Params;
 
-// ---- One invocation for each value.
+// ---- One invocation for two values.
 
-@group(0) @binding(2) var<storage, read> k: array<f32>; // [T, K · d]
-@group(0) @binding(5) var<storage, read> v: array<f32>; // [T, K · d]
+@group(0) @binding(2) var<storage, read> k: array<vec2<f32>>; // [T, K · d / 2]
+@group(0) @binding(5) var<storage, read> v: array<vec2<f32>>; // [T, K · d / 2]
 
 @compute @workgroup_size(64)
 fn main(
@@ -27,14 +28,15 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = (group.x + group.y * groups.x) * 64u + lane;
-    if i < now.tokens * params.width {
-        let to = ((now.position + i / params.width) & params.ring) * params.width + i % params.width;
-        keys[to] = k[i];
-        values[to] = v[i];
+    let pairs = params.width / 2u;
+    if i < now.tokens * pairs {
+        let to = ((now.position + i / pairs) & params.ring) * pairs + i % pairs;
+        keys[to] = to_cache(k[i]);
+        values[to] = to_cache(v[i]);
     }
 }
 
-// ---- With the rotation of q (in place) and of k (on its way): one invocation for each pair of q, k and v.
+// ---- With the rotation of q (in place) and of k (on its way): one invocation for two pairs, of q, k or v.
 
 @group(0) @binding(6) var<storage, read_write> qkv: array<f32>;      // q [T, H · d], k and v [T, K · d]
 @group(0) @binding(7) var<storage, read> angles: array<vec2<f32>>;   // [T, d/2] of (cos, sin)
@@ -59,32 +61,43 @@ fn rotate_and_append(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let p = (group.x + group.y * groups.x) * 64u + lane;
+    let p = 2u * ((group.x + group.y * groups.x) * 64u + lane);
     let all = params.query_pairs + params.width; // of a token: q's, then k's, then v's
     if p >= now.tokens * all {
         return;
     }
     let t = p / all;
     var pair = p % all;
-    let angle = angles[t * params.half + pair % params.half];
+    let angle = t * params.half + pair % params.half;
     if pair < params.query_pairs {
-        let at = params.query + t * 2u * params.query_pairs + pair_at(pair);
-        let turned = rotated(qkv[at.x], qkv[at.y], angle);
-        qkv[at.x] = turned.x;
-        qkv[at.y] = turned.y;
+        for (var n = 0u; n < 2u; n += 1u) {
+            let at = params.query + t * 2u * params.query_pairs + pair_at(pair + n);
+            let turned = rotated(qkv[at.x], qkv[at.y], angles[angle + n]);
+            qkv[at.x] = turned.x;
+            qkv[at.y] = turned.y;
+        }
         return;
     }
     pair -= params.query_pairs;
     let row = t * params.width;
     let to = ((now.position + t) & params.ring) * params.width;
     if pair < params.width / 2u {
-        let at = pair_at(pair);
-        let turned = rotated(qkv[params.key + row + at.x], qkv[params.key + row + at.y], angle);
-        keys[to + at.x] = turned.x;
-        keys[to + at.y] = turned.y;
+        let key = params.key + row;
+        let first = pair_at(pair);
+        let second = pair_at(pair + 1u);
+        let a = rotated(qkv[key + first.x], qkv[key + first.y], angles[angle]);
+        let b = rotated(qkv[key + second.x], qkv[key + second.y], angles[angle + 1u]);
+        if params.adjacent != 0u {
+            keys[(to + first.x) / 2u] = to_cache(a);
+            keys[(to + second.x) / 2u] = to_cache(b);
+        } else {
+            keys[(to + first.x) / 2u] = to_cache(vec2<f32>(a.x, b.x));
+            keys[(to + first.y) / 2u] = to_cache(vec2<f32>(a.y, b.y));
+        }
         return;
     }
     let at = 2u * pair - params.width;
-    values[to + at] = qkv[params.value + row + at];
-    values[to + at + 1u] = qkv[params.value + row + at + 1u];
+    let value = params.value + row + at;
+    values[(to + at) / 2u] = to_cache(vec2<f32>(qkv[value], qkv[value + 1u]));
+    values[(to + at) / 2u + 1u] = to_cache(vec2<f32>(qkv[value + 2u], qkv[value + 3u]));
 }

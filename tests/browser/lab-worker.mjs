@@ -1,12 +1,12 @@
 // One job of the lab: `{ module, model, bytes, device, bench: [[promptTokens, newTokens], …] }` or `{ …, check: folder, only: [prompt, steps] }`
 // or `{ module, tokenizer, text }`, or `{ module, device, folder }`: a fixture's folder is checked, or with `bench` measured. With the model store: `{ get: address }`,
-// `{ readRate: id }`, `{ upload: id, pieces: [bytes, …] }`, or `{ stored: id, device, weightBytes, tableBytes, floatBytes, bench }`.
+// `{ readRate: id }`, `{ upload: id, pieces: [bytes, …] }`, or `{ stored: id, device, weightBytes, tableBytes, floatBytes, cacheBytes, bench }`.
 import { get as fetched, readRate as rate, uploadRates } from './lab-store.mjs'
 
 /** More bytes than anything has. */
 const NO_LIMIT = 2 ** 53
 
-addEventListener('message', async ({ data: { module, model, bytes, device, bench, check, only = [], tokenizer, text, folder, get, readRate, upload, pieces, stored, weightBytes = NO_LIMIT, tableBytes = NO_LIMIT, floatBytes = NO_LIMIT } }) => {
+addEventListener('message', async ({ data: { module, model, bytes, device, bench, check, only = [], tokenizer, text, folder, get, readRate, upload, pieces, stored, weightBytes = NO_LIMIT, tableBytes = NO_LIMIT, floatBytes = NO_LIMIT, cacheBytes = NO_LIMIT } }) => {
   try {
     const { default: init, Lab, FolderLab, Session } = await import(`/offscreen/pkg/${module}.js`)
     await init()
@@ -21,7 +21,7 @@ addEventListener('message', async ({ data: { module, model, bytes, device, bench
     const began = performance.now()
     const lab = folder
       ? await FolderLab.load(folder, device)
-      : stored ? await Lab.loadStored(stored, device, weightBytes, tableBytes, floatBytes) : await Lab.load(model, bytes, device)
+      : stored ? await Lab.loadStored(stored, device, weightBytes, tableBytes, floatBytes, cacheBytes) : await Lab.load(model, bytes, device)
     const marks = performance.getEntriesByType('mark').map(({ name, startTime }) => ({ name: name.replace('sotto:', ''), at: startTime - began }))
     if (!bench) return postMessage({ result: await lab.check(model, bytes, check, ...only) })
     const result = []

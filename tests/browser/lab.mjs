@@ -10,8 +10,8 @@ import { Web, file, folder } from './web.mjs'
 const ISOLATED = { 'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp' }
 const MODEL = join(DIST, 'models/starter.gguf')
 
-/** @typedef {{ module?: string, device?: 'cpu' | 'reference' | 'gpu', bench?: [number, number][], check?: string, folder?: string, only?: [string, number], tokenizer?: string, text?: string,
- *   get?: string, readRate?: string, upload?: string, pieces?: number[], stored?: string, weightBytes?: number, tableBytes?: number, floatBytes?: number }} Job */
+/** @typedef {{ module?: string, device?: 'cpu' | 'reference' | 'gpu' | 'gpu-f16', bench?: [number, number][], check?: string, folder?: string, only?: [string, number], tokenizer?: string, text?: string,
+ *   get?: string, readRate?: string, upload?: string, pieces?: number[], stored?: string, weightBytes?: number, tableBytes?: number, floatBytes?: number, cacheBytes?: number }} Job */
 
 export class Lab {
   /** @param {Web} web @param {Browser} browser */

@@ -34,18 +34,21 @@ try {
   check('tables that may stay in storage do', OUTSIDE.test(cpuOutside.deviceReason))
   check('the CPU writes the same', same(cpu, cpuOutside))
 
-  const gpu = await write({ device: 'gpu', tableBytes: 0 })
+  // As one that is short of memory stores keys and values.
+  const gpu = await write({ device: 'gpu', tableBytes: 0, cacheBytes: 0 })
   check('a graphics device with room takes all', !OUTSIDE.test(gpu.deviceReason))
   const gpuOutside = await write({ device: 'gpu', tableBytes: 0, weightBytes: 175_000 })
   check('one with too little leaves tables in storage', OUTSIDE.test(gpuOutside.deviceReason))
   check('it writes the same', same(gpu, gpuOutside))
+  check('short of memory, it stores keys and values as f16', gpu.f16Caches && gpuOutside.f16Caches)
   const refused = await write({ device: 'gpu', tableBytes: 0, weightBytes: 1000 }).then(() => '', String)
   check('one with no room says so', /no room for the weights/.test(refused))
 
   const { id: floats } = await lab.run({ get: `${lab.origin}/models/floats` })
-  const exact = await write({ stored: floats, device: 'gpu' })
+  const exact = await write({ stored: floats, device: 'gpu', cacheBytes: 256 << 20 })
   const rounded = await write({ stored: floats, device: 'gpu', floatBytes: 0 })
   const both = await write({ stored: floats, device: 'gpu', floatBytes: 0, tableBytes: 0, weightBytes: 300_000 })
+  check('short caches stay f32', !exact.f16Caches)
   check('floats stay floats where there is room', !/rounded/.test(exact.deviceReason) && exact.ids.length > 20)
   check('with too many they are rounded', /rounded to 8 bits/.test(rounded.deviceReason) && rounded.ids.length > 20)
   check('rounded, and with tables in storage', /rounded to 8 bits/.test(both.deviceReason) && OUTSIDE.test(both.deviceReason))

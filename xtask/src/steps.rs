@@ -168,6 +168,7 @@ fn steps() -> Result<Vec<Step>> {
         ("gemma 4 in chromium, reference", "tests/browser/fixtures.mjs", &["reference"]),
         ("gemma 4 mobile in chromium, cpu", "tests/browser/fixtures.mjs", &["cpu", "mobile"]),
         ("gemma 4 in chromium, gpu", "tests/browser/fixtures.mjs", &["gpu"]),
+        ("gemma 4 in chromium, gpu, f16 caches", "tests/browser/fixtures.mjs", &["gpu-f16", "mobile-e2b"]),
         ("tables outside in chromium", "tests/browser/outside.mjs", &[]),
         ("end to end", "tests/e2e/run.mjs", &[]),
     ] {
@@ -251,7 +252,8 @@ fn weights_folder() -> Result<PathBuf> {
     Ok(weights.parent().map(Path::to_path_buf).unwrap_or_default())
 }
 
-/// `sotto-cli check` on every checkpoint under `tests/golden` that has a reference, on every path and device.
+/// `sotto-cli check` on every checkpoint under `tests/golden` that has a reference, on every path and device, and with either
+/// format of a graphics device's caches.
 fn reference_checks(steps: &mut Vec<Step>) -> Result<()> {
     let mut models: Vec<(String, PathBuf, PathBuf)> = Vec::new();
     for file in bundle::files(&root().join("tests/golden"))? {
@@ -266,31 +268,38 @@ fn reference_checks(steps: &mut Vec<Step>) -> Result<()> {
         };
         models.push((name, weights, folder.to_path_buf()));
     }
-    for (device, path) in [("cpu", "reference"), ("cpu", "fast"), ("gpu", "reference")] {
+    for (device, way) in [("cpu", "reference"), ("cpu", "fast"), ("gpu", "f32"), ("gpu", "f16")] {
         for (name, weights, folder) in models.clone() {
             // The fast path's 8-bit activations are an approximation for models that the CPU serves: at a width of 64 with random
             // weights in bf16 it says nothing about those. Static ranges are 8-bit activations by definition, and blocks of 32
             // come near enough.
             let is_float = folder.join("config.json").is_file() && !name.starts_with("mobile");
-            if path == "fast" && is_float && folder.parent().is_some_and(|parent| parent.ends_with("gemma4")) {
+            if way == "fast" && is_float && folder.parent().is_some_and(|parent| parent.ends_with("gemma4")) {
                 continue;
             }
-            let title = if device == "gpu" { format!("check {name}, gpu") } else { format!("check {name}, {path}") };
+            let title = match (device, way) {
+                ("gpu", "f16") => format!("check {name}, gpu, f16 caches"),
+                ("gpu", _) => format!("check {name}, gpu"),
+                _ => format!("check {name}, {way}"),
+            };
             steps.push(run(title, minutes(15), move || {
                 let weights = if weights.as_os_str().is_empty() { model::fetch()? } else { weights.clone() };
                 let mut command = cargo();
                 command.args(["run", "--quiet", "--profile", "tools", "-p", "sotto-cli", "--", "check"]).arg(weights);
                 command.arg("--reference").arg(&folder).args(["--device", device]);
                 if device == "cpu" {
-                    command.args(["--path", path]);
-                    if path == "fast" && !folder.ends_with("starter") {
+                    command.args(["--path", way]);
+                    if way == "fast" && !folder.ends_with("starter") {
                         // Random weights give nearly flat logits, whose near ties any rounding reorders: there the
                         // divergence is the test, and the choice only a coarse one.
                         command.args(["--top-1", "0.85"]);
                     }
-                } else if folder.ends_with("starter") {
-                    // A software device takes minutes for the long prompts; a real one runs them all.
-                    command.args(["--prompt", "plain", "--steps", "8"]);
+                } else {
+                    command.args(["--cache", way]);
+                    if folder.ends_with("starter") {
+                        // A software device takes minutes for the long prompts; a real one runs them all.
+                        command.args(["--prompt", "plain", "--steps", if way == "f16" { "4" } else { "8" }]);
+                    }
                 }
                 Driver::Lavapipe.set(&mut command)?;
                 Ok(command)

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use sotto_core::check::fixture::Ranges;
 use sotto_core::cpu::CpuPath;
+use sotto_core::gpu::CacheFormat;
 use sotto_core::requantize::Target;
 use sotto_core::{Error, Result};
 
@@ -19,7 +20,8 @@ pub(crate) struct Arguments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeviceChoice {
     Cpu(CpuPath),
-    Gpu,
+    /// With caches of this format.
+    Gpu(CacheFormat),
 }
 
 /// Where tables are that are only gathered.
@@ -103,7 +105,7 @@ impl Arguments {
         }
     }
 
-    /// `--device` and `--path`; the exact path is the default of `check` only.
+    /// `--device`, `--path` and `--cache`; the exact path is the default of `check` only.
     pub(crate) fn device(&self, default: CpuPath) -> Result<DeviceChoice> {
         let path = match self.text("path") {
             None => default,
@@ -111,9 +113,19 @@ impl Arguments {
             Some("fast") => CpuPath::Fast,
             Some(other) => return Err(Error::format("--path", format!("{other} is neither reference nor fast"))),
         };
+        let cache = match self.text("cache") {
+            None => None,
+            Some("f32") => Some(CacheFormat::F32),
+            Some("f16") => Some(CacheFormat::F16),
+            Some(other) => return Err(Error::format("--cache", format!("{other} is neither f32 nor f16"))),
+        };
         match self.text("device") {
+            None | Some("cpu") if cache.is_some() => Err(Error::format(
+                "--cache",
+                "only a graphics device has caches in either format: add --device gpu, or leave --cache out",
+            )),
             None | Some("cpu") => Ok(DeviceChoice::Cpu(path)),
-            Some("gpu") => Ok(DeviceChoice::Gpu),
+            Some("gpu") => Ok(DeviceChoice::Gpu(cache.unwrap_or_default())),
             Some(other) => Err(Error::format("--device", format!("{other} is neither cpu nor gpu"))),
         }
     }

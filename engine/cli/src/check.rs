@@ -4,15 +4,28 @@ use std::path::Path;
 
 use sotto_core::Result;
 use sotto_core::check::fixture::{self, Ranges};
-use sotto_core::check::{self, Line};
+use sotto_core::check::{self, Line, Nearness, Reference};
 use sotto_core::cpu::CpuPath;
+use sotto_core::gpu::CacheFormat;
 use sotto_core::model::Stages;
 
 use crate::arguments::{Arguments, DeviceChoice};
 use crate::load;
 
+const EXACT: DeviceChoice = DeviceChoice::Cpu(CpuPath::Reference);
+
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let device = arguments.device(CpuPath::Reference)?;
+    // An approximation is compared with the exact path.
+    let nearness = match device {
+        DeviceChoice::Cpu(CpuPath::Fast) => Some(check::FAST),
+        DeviceChoice::Gpu(CacheFormat::F16) => Some(check::F16_CACHES),
+        _ => None,
+    };
+    let nearness = match nearness {
+        Some(bounds) => Some(Nearness { top_1: arguments.number("top-1", bounds.top_1)?, ..bounds }),
+        None => None,
+    };
     let mut failed = 0;
     let mut report = |line: Line| {
         failed += u32::from(!line.pass);
@@ -24,29 +37,47 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     if let Some(fixture) = fixture {
         let weights = load::Weights::open(arguments.model()?, arguments.tables()?)?;
         let tensors = check::parse_tensors(&load::read(&folder.join("reference.safetensors"))?)?;
-        if device == DeviceChoice::Cpu(CpuPath::Fast) {
-            if weights.has_ranges()? {
-                let mut open = async |stages, ranges| weights.generator(device, stages, ranges);
-                pollster::block_on(fixture::with_ranges(&mut open, &fixture, &tensors, &mut report))?;
-            }
-            let top_1 = arguments.number("top-1", check::TOP_1)?;
-            let open = |path| weights.generator(DeviceChoice::Cpu(path), Stages::Dropped, Ranges::Kept);
-            let (mut fast, mut exact) = (open(CpuPath::Fast)?, open(CpuPath::Reference)?);
-            pollster::block_on(check::fast(&mut fast, &mut exact, &fixture.into(), top_1, &mut report))?;
+        let mut open = async |stages, ranges| weights.generator(device, stages, ranges);
+        let Some(bounds) = nearness else {
+            pollster::block_on(fixture::check(open, &fixture, &tensors, &mut report))?;
             return Ok(summary(failed));
+        };
+        let has_ranges = weights.has_ranges()?;
+        let is_cpu = matches!(device, DeviceChoice::Cpu(_));
+        if has_ranges && is_cpu {
+            pollster::block_on(fixture::with_ranges(&mut open, &fixture, &tensors, &mut report))?;
         }
-        let open = async |stages, ranges| weights.generator(device, stages, ranges);
-        pollster::block_on(fixture::check(open, &fixture, &tensors, &mut report))?;
+        let reference = fixture.into();
+        let mut compare = |ranges, bounds: &Nearness| {
+            let mut near = weights.generator(device, Stages::Dropped, ranges)?;
+            let mut exact = weights.generator(EXACT, Stages::Dropped, ranges)?;
+            pollster::block_on(check::near(&mut near, &mut exact, &reference, bounds, &mut report))
+        };
+        match has_ranges && !is_cpu {
+            // What ranges make of the smallest difference says little about its size.
+            true => {
+                compare(Ranges::Ignored, &bounds)?;
+                compare(Ranges::Kept, &check::F16_CACHES_AND_RANGES)?;
+            }
+            false => compare(Ranges::Kept, &bounds)?,
+        }
         return Ok(summary(failed));
     }
-    if arguments.text("reference").is_none() && device != DeviceChoice::Cpu(CpuPath::Reference) {
+    if arguments.text("reference").is_none() && device != EXACT {
         // Without a reference the exact CPU path is the reference.
         let weights = load::Weights::open(arguments.model()?, arguments.tables()?)?;
         let ranges = arguments.ranges()?;
-        let mut exact = weights.generator(DeviceChoice::Cpu(CpuPath::Reference), Stages::Kept, ranges)?;
+        let mut exact = weights.generator(EXACT, Stages::Kept, ranges)?;
         let mut other = weights.generator(device, Stages::Kept, ranges)?;
         let tokens = arguments.number("tokens", 8)?;
-        pollster::block_on(fixture::against(&mut exact, &mut other, tokens, &mut report))?;
+        match nearness {
+            Some(bounds) if matches!(device, DeviceChoice::Gpu(_)) => {
+                let recording = exact.recording();
+                let reference = Reference::spread(recording.logits.map_or(1, |id| recording.info(id).cols), tokens);
+                pollster::block_on(check::near(&mut other, &mut exact, &reference, &bounds, &mut report))?;
+            }
+            _ => pollster::block_on(fixture::against(&mut exact, &mut other, tokens, &mut report))?,
+        }
         return Ok(summary(failed));
     }
     let model = load::open(arguments.model()?, arguments.tables()?)?;
@@ -65,12 +96,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
             reference.shorten(prompt, arguments.number("steps", usize::MAX)?)?;
         }
         check::tokenization(&model.model.tokenizer, &reference, &mut report);
-        if device == DeviceChoice::Cpu(CpuPath::Fast) {
-            let top_1 = arguments.number("top-1", check::TOP_1)?;
-            let mut exact = load::generator(&model, DeviceChoice::Cpu(CpuPath::Reference), Stages::Dropped, None)?;
-            pollster::block_on(check::fast(&mut generator, &mut exact, &reference, top_1, &mut report))?;
-        } else {
-            pollster::block_on(check::exact(&mut generator, &reference, &tensors, &mut report))?;
+        match nearness {
+            Some(bounds) => {
+                let mut exact = load::generator(&model, EXACT, Stages::Dropped, None)?;
+                pollster::block_on(check::near(&mut generator, &mut exact, &reference, &bounds, &mut report))?;
+            }
+            None => pollster::block_on(check::exact(&mut generator, &reference, &tensors, &mut report))?,
         }
     }
     Ok(summary(failed))

@@ -80,8 +80,8 @@ impl Disk {
             DeviceChoice::Cpu(path) => {
                 Executor::Cpu(Box::new(CpuExecutor::new(Arc::clone(recording), weights, path)?.with_outside(rows)))
             }
-            DeviceChoice::Gpu => {
-                let options = Options { max_positions: context.min(CONTEXT), ..Options::default() };
+            DeviceChoice::Gpu(cache) => {
+                let options = Options { max_positions: context.min(CONTEXT), cache, ..Options::default() };
                 let gpu = pollster::block_on(gpu::open_native())?;
                 let opened = GpuExecutor::with_outside(&gpu, recording, weights, options, rows);
                 Executor::Gpu(Box::new(pollster::block_on(opened)?))

@@ -16,7 +16,7 @@ sotto-cli runs the engine on this machine. MODEL is a GGUF file or a Hugging Fac
   sotto-cli check MODEL [--reference DIR] [--device cpu|gpu] [--path reference|fast] [--prompt NAME [--steps N]]
       compares the model with a reference made by transformers: one line a check, exit 1 on any FAIL;
       without a reference a device or the fast path is compared with the exact CPU path, on --tokens N ids;
-      --top-1 SHARE sets how often the fast path must choose the exact one's id (0.97)
+      --top-1 SHARE sets how often an approximation, the fast path or --cache f16, must choose the exact one's id (0.97)
   sotto-cli generate MODEL --prompt TEXT | --chat TEXT [--max N] [--temperature T] [--top-k K] [--top-p P] [--min-p P]
       [--repetition-penalty R] [--seed S] [--device cpu|gpu] [--path reference|fast]
       streams the continuation, or the answer
@@ -28,7 +28,7 @@ sotto-cli runs the engine on this machine. MODEL is a GGUF file or a Hugging Fac
   sotto-cli greedy MODEL [--tokens N] [--new N] [--device cpu|gpu] [--path reference|fast] [--ranges kept|ignored]
       prints ids: what follows N ids spread over the vocabulary, and how far ahead each choice was; needs no tokenizer
       (check, generate, bench and greedy: --tables outside reads rows of tables that are only gathered from the model's files,
-      when a step needs them)
+      when a step needs them; with --device gpu, --cache f32|f16 is how keys and values are stored there)
   sotto-cli inspect FILE
       says what a model file holds
   sotto-cli synth e2b-mobile|e4b-mobile|e2b-q4_0|tiny-mobile|tiny-q4_0 DIR [--tokenizer FILE] [--seed S]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sotto_core::gpu::Adapter;
+use sotto_core::gpu::{Adapter, CacheFormat};
 use sotto_core::model::Network;
 use sotto_core::recipes::ModelEntry;
 use sotto_core::requantize::Target;
@@ -23,7 +23,7 @@ pub struct Sizes {
     pub packed_weights_per_token: u64,
     /// Weights that each token reads and whose type the fast path does not have.
     pub slow_weights_per_token: u64,
-    /// Bytes of a position in the largest cache of keys or values.
+    /// Values of a position in the largest cache of keys or values.
     pub largest_position: u64,
 }
 
@@ -56,7 +56,7 @@ const CPU_MOST_BYTES: u64 = 3000 << 20;
 impl Sizes {
     /// The sizes of a model, without the weights that stay `outside` of the device.
     pub fn of(model: &Network, outside: &BTreeSet<WeightId>) -> Self {
-        let largest = model.recording.kv.iter().map(|kv| (kv.heads * kv.head_dim * 4) as u64).max();
+        let largest = model.recording.kv.iter().map(|kv| (kv.heads * kv.head_dim) as u64).max();
         Self { largest_position: largest.unwrap_or(0), ..Self::of_weights(&model.weights, outside) }
     }
 
@@ -93,9 +93,42 @@ fn cpu_bytes(spec: &WeightSpec) -> u64 {
     codes + elements / 8
 }
 
-/// The positions that a model can use on a graphics device, at most `context`; or why it cannot run there, in a sentence
-/// without its full stop.
-pub fn on_gpu(sizes: &Sizes, limits: Limits, context: usize) -> Result<usize, String> {
+/// Bytes that all caches of keys and values may take as f32 on a graphics device. The product's models stay below at the context that they
+/// are given (Gemma 4 E2B 151 MB, E4B 436): with static ranges a value that is rounded can fall on another code, and everything
+/// after it moves, so that f16 is for models and contexts that would otherwise take more than their weights are worth.
+pub const F32_CACHES: u64 = 512 << 20;
+
+/// What a graphics device has for a model's context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// The positions that the model can use.
+    pub context: usize,
+    /// How its keys and values are stored.
+    pub cache: CacheFormat,
+}
+
+/// The room that a model has on a graphics device, for at most `context` positions; or why it cannot run there, in a sentence
+/// without its full stop. `f32_bytes` are those of all caches for so many positions, and `most` is what they may take.
+///
+/// Keys and values stay f32, as they were computed, while that costs little: rounding them moves logits, hardly in most models,
+/// and by whole codes of activations in one with static ranges. It is worth that where a long context's caches would crowd out the
+/// weights and other programs, or be cut by the limit of a binding: f16 take half, so a token that looks far back also reads half
+/// as much. Where memory was short already, `most` is 0.
+pub fn on_gpu(
+    sizes: &Sizes,
+    limits: Limits,
+    context: usize,
+    f32_bytes: impl Fn(usize) -> u64,
+    most: u64,
+) -> Result<Room, String> {
+    let longest = positions(sizes, limits, context, CacheFormat::F16)?;
+    let is_as_long = positions(sizes, limits, context, CacheFormat::F32) == Ok(longest);
+    let cache = if is_as_long && f32_bytes(longest) <= most { CacheFormat::F32 } else { CacheFormat::F16 };
+    Ok(Room { context: longest, cache })
+}
+
+/// Positions that fit the device's limits, at most `context`.
+fn positions(sizes: &Sizes, limits: Limits, context: usize, cache: CacheFormat) -> Result<usize, String> {
     let binding = limits.binding.min(limits.buffer);
     if sizes.longest_row > binding {
         return Err(format!(
@@ -104,8 +137,8 @@ pub fn on_gpu(sizes: &Sizes, limits: Limits, context: usize) -> Result<usize, St
             in_words(binding)
         ));
     }
-    let room =
-        binding.checked_div(sizes.largest_position).map_or(context, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    let position = sizes.largest_position * cache.value_bytes();
+    let room = binding.checked_div(position).map_or(context, |n| usize::try_from(n).unwrap_or(usize::MAX));
     let fitting = context.min(room);
     if fitting < LEAST_CONTEXT.min(context) {
         return Err(format!("the graphics device has room for {room} tokens at once, too few to read a page"));
@@ -198,7 +231,10 @@ fn in_words(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sotto_core::gpu::all_caches_bytes;
+    use sotto_core::kernels::Attention;
     use sotto_core::quant::QuantType;
+    use sotto_core::recording::{KvInfo, Recording, Rows};
     use sotto_core::weights::Location;
 
     const MIB: u64 = 1 << 20;
@@ -231,21 +267,57 @@ mod tests {
 
     #[test]
     fn a_context_is_cut_to_what_a_binding_holds_and_refused_when_too_short() {
-        let sizes = Sizes { longest_row: 8960, largest_position: 4096, ..Sizes::default() };
-        assert_eq!(on_gpu(&sizes, limits(128), 8192), Ok(8192));
-        assert_eq!(on_gpu(&sizes, limits(16), 8192), Ok(4096));
-        let refusal = on_gpu(&sizes, limits(2), 8192).unwrap_err();
-        assert!(refusal.contains("512"), "{refusal}");
-        // A model that was made for less is not refused for it.
-        assert_eq!(on_gpu(&sizes, limits(2), 256), Ok(256));
-        // The smaller limit counts.
-        assert_eq!(on_gpu(&sizes, Limits { binding: 1 << 40, buffer: 16 * MIB }, 8192), Ok(4096));
+        let sizes = Sizes { longest_row: 8960, largest_position: 1024, ..Sizes::default() };
+        for (cache, mib) in [(CacheFormat::F32, 1), (CacheFormat::F16, 2)] {
+            let positions = |limits, context| positions(&sizes, limits, context, cache);
+            assert_eq!(positions(limits(128), 8192), Ok(8192));
+            assert_eq!(positions(limits(16 / mib), 8192), Ok(4096));
+            let refusal = positions(limits(2 / mib), 8192).unwrap_err();
+            assert!(refusal.contains("512"), "{refusal}");
+            // A model that was made for less is not refused for it.
+            assert_eq!(positions(limits(2 / mib), 256), Ok(256));
+            // The smaller limit counts.
+            assert_eq!(positions(Limits { binding: 1 << 40, buffer: 16 / mib * MIB }, 8192), Ok(4096));
+        }
+    }
+
+    #[test]
+    fn caches_are_f32_while_they_are_small_and_no_shorter_for_it() {
+        // 16 caches of 4 KiB a position as f32.
+        let sizes = Sizes { longest_row: 8960, largest_position: 1024, ..Sizes::default() };
+        let bytes = |positions: usize| 16 * 4096 * positions as u64;
+        let room = |mib, context, most| on_gpu(&sizes, limits(mib), context, bytes, most);
+        let (f32, f16) = (CacheFormat::F32, CacheFormat::F16);
+        assert_eq!(room(128, 4096, F32_CACHES), Ok(Room { context: 4096, cache: f32 }));
+        assert_eq!(room(128, 4097, F32_CACHES), Ok(Room { context: 4097, cache: f16 }));
+        // The context that the device leaves counts, and not the one that the model was made for.
+        assert_eq!(room(8, 65536, F32_CACHES), Ok(Room { context: 4096, cache: f16 }));
+        assert_eq!(room(16, 4096, F32_CACHES), Ok(Room { context: 4096, cache: f32 }));
+        // f32 would be cut to 2048.
+        assert_eq!(room(8, 3000, F32_CACHES), Ok(Room { context: 3000, cache: f16 }));
+        // Memory was short.
+        assert_eq!(room(128, 2048, 0), Ok(Room { context: 2048, cache: f16 }));
+    }
+
+    #[test]
+    fn the_caches_of_rings_count_as_they_are() {
+        let mut recording = Recording::default();
+        let slots = [(); 2].map(|()| recording.kv_slot(KvInfo { heads: 1, head_dim: 256 }));
+        let q = recording.buffer("q", Rows::PerToken, 256).unwrap();
+        for (slot, window) in slots.into_iter().zip([Some(512), None]) {
+            recording.push(Attention { q, slot, out: q, heads: 1, scale: 1.0, window });
+        }
+        let bytes = |positions, format| all_caches_bytes(&recording, 256, positions, format);
+        // A ring of 2048 rows: three windows and a step.
+        assert_eq!(bytes(1000, CacheFormat::F32), 2 * 1024 * (1000 + 1000));
+        assert_eq!(bytes(8192, CacheFormat::F32), 2 * 1024 * (2048 + 8192));
+        assert_eq!(bytes(8192, CacheFormat::F16), 2 * 512 * (2048 + 8192));
     }
 
     #[test]
     fn a_row_that_no_binding_holds_is_refused_with_both_sizes() {
         let sizes = Sizes { longest_row: 200 * MIB, ..Sizes::default() };
-        let refusal = on_gpu(&sizes, limits(128), 8192).unwrap_err();
+        let refusal = on_gpu(&sizes, limits(128), 8192, |_| 0, F32_CACHES).unwrap_err();
         assert!(refusal.contains("210 MB") && refusal.contains("134 MB"), "{refusal}");
     }
 

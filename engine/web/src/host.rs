@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sotto_core::cpu::CpuPath;
 use sotto_core::generate::{Executor, Generator};
-use sotto_core::gpu::{self, Fence, Gpu, GpuExecutor, Options};
+use sotto_core::gpu::{self, CacheFormat, Fence, Gpu, GpuExecutor, Options};
 use sotto_core::model::{Model, Network, Stages};
 use sotto_core::outside::{self, OutsideRows};
 use sotto_core::requantize::{Requantized, Target};
@@ -54,11 +54,18 @@ pub(crate) struct Allowance {
     pub(crate) table_bytes: u64,
     /// Most bytes of float matrices that a graphics device is given as they are.
     pub(crate) float_bytes: u64,
+    /// Most bytes of keys and values that a graphics device keeps as f32.
+    pub(crate) cache_bytes: u64,
 }
 
 impl Default for Allowance {
     fn default() -> Self {
-        Self { weight_bytes: u64::MAX, table_bytes: outside::WORTH_BYTES, float_bytes: fit::FLOATS_KEPT }
+        Self {
+            weight_bytes: u64::MAX,
+            table_bytes: outside::WORTH_BYTES,
+            float_bytes: fit::FLOATS_KEPT,
+            cache_bytes: fit::F32_CACHES,
+        }
     }
 }
 
@@ -309,9 +316,15 @@ impl Load<'_> {
     ) -> Result<(Generator, &'static str)> {
         let limits = gpu.device.limits();
         let room = fit::Limits { binding: limits.max_storage_buffer_binding_size, buffer: limits.max_buffer_size };
-        let context = fit::on_gpu(&Sizes::of(self.network, outside), room, self.context).map_err(Error::Gpu)?;
         let weight_bytes = self.allowance.weight_bytes;
-        let options = Options { max_positions: context, weight_bytes, ..Options::default() };
+        let options = Options { weight_bytes, ..Options::default() };
+        let caches =
+            |positions| gpu::all_caches_bytes(&self.network.recording, options.max_tokens, positions, CacheFormat::F32);
+        // Tables are left out where memory was short.
+        let most = if outside.is_empty() { self.allowance.cache_bytes } else { 0 };
+        let room =
+            fit::on_gpu(&Sizes::of(self.network, outside), room, self.context, caches, most).map_err(Error::Gpu)?;
+        let options = Options { max_positions: room.context, cache: room.cache, ..options };
         let target = fit::rounded(&self.network.weights, self.allowance.float_bytes);
         let rounded = target.map(|target| Requantized::new(&self.network.weights, target)).transpose()?;
         let weights = rounded.as_ref().map_or(&self.network.weights, |rounded| &rounded.table);
@@ -328,7 +341,7 @@ impl Load<'_> {
             Some(Target::Int8) => " The model's weights were rounded to 8 bits.",
             Some(Target::Int4) => " The model's weights were rounded to 4 bits.",
         };
-        Ok((Generator::new(executor, Arc::clone(&self.network.recording), context), rounding))
+        Ok((Generator::new(executor, Arc::clone(&self.network.recording), room.context), rounding))
     }
 
     /// Reads the weights once through, but for those that stay `outside`, and hands them to the executor, no faster than it takes

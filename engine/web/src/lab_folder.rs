@@ -8,7 +8,7 @@ use sotto_core::cpu::CpuPath;
 use sotto_core::formats::safetensors::Parsed;
 use sotto_core::formats::{HuggingFaceTexts, ModelDescription, Safetensors};
 use sotto_core::generate::{Executor, Generator};
-use sotto_core::gpu::{self, GpuExecutor, Options};
+use sotto_core::gpu::{self, CacheFormat, GpuExecutor, Options};
 use sotto_core::model::{Network, Stages};
 use sotto_core::sampler::{Sampler, SamplerOptions, argmax};
 use sotto_core::weights::{WeightSink, WeightStream, Zeroed};
@@ -20,6 +20,8 @@ use crate::lab::{memory_bytes, next, thrown, whole};
 
 /// Positions a lab run may use.
 const CONTEXT: usize = 16384;
+/// A device's word: any adapter, with caches of f16.
+const F16: &str = "gpu-f16";
 /// Bytes between two points at which the device is waited for.
 const SETTLE_BYTES: usize = 64 << 20;
 
@@ -70,7 +72,8 @@ async fn generator(folder: &str, device: &str, stages: Stages, ranges: fixture::
         "cpu" => Executor::Cpu(Box::new(network.cpu(CpuPath::Fast)?)),
         _ => {
             let gpu = gpu::open_web(true, "").await?.ok_or_else(|| Error::Gpu("there is no adapter".to_owned()))?;
-            let options = Options { max_positions: context, ..Options::default() };
+            let cache = if device == F16 { CacheFormat::F16 } else { CacheFormat::F32 };
+            let options = Options { max_positions: context, cache, ..Options::default() };
             Executor::Gpu(Box::new(GpuExecutor::new(&gpu, &network.recording, &network.weights, options).await?))
         }
     };
@@ -106,7 +109,7 @@ fn spread(count: u32, vocabulary: u32) -> Vec<u32> {
 
 #[wasm_bindgen]
 impl FolderLab {
-    /// Loads the folder on `device`: "cpu" (the fast path), "reference", or "gpu" (any adapter).
+    /// Loads the folder on `device`: "cpu" (the fast path), "reference", "gpu" (any adapter), or "gpu-f16" (with caches of f16).
     pub async fn load(folder: &str, device: &str) -> core::result::Result<FolderLab, JsError> {
         let start = now();
         let loaded = generator(folder, device, Stages::Dropped, fixture::Ranges::Kept).await;
@@ -116,7 +119,8 @@ impl FolderLab {
         Ok(FolderLab { generator, vocabulary, load_ms: now() - start, bytes: bytes as f64 })
     }
 
-    /// Compares a folder that is a fixture with the reference beside its weights. One line a check, then the verdict.
+    /// Compares a folder that is a fixture with the reference beside its weights, or caches of f16 with the exact path, static
+    /// ranges ignored. One line a check, then the verdict.
     pub async fn check(folder: &str, device: &str) -> core::result::Result<String, JsError> {
         run_check(folder, device).await.map_err(thrown)
     }
@@ -141,6 +145,11 @@ async fn run_check(folder: &str, device: &str) -> Result<String> {
     match device {
         // Without ranges the fast path only comes near.
         "cpu" => fixture::with_ranges(&mut open, &reference, &tensors, &mut report).await?,
+        F16 => {
+            let mut near = open(Stages::Dropped, fixture::Ranges::Ignored).await?;
+            let (mut exact, _) = generator(folder, "reference", Stages::Dropped, fixture::Ranges::Ignored).await?;
+            check::near(&mut near, &mut exact, &reference.into(), &check::F16_CACHES, &mut report).await?;
+        }
         _ => fixture::check(open, &reference, &tensors, &mut report).await?,
     }
     lines.push_str(&match failed {

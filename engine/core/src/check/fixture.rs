@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{
     LOGIT_TOLERANCE, Line, Reference, ReferencePrompt, Tensors, compare, hidden_tolerance, kl_divergence, next_logits,
-    tensor,
+    spread, tensor,
 };
 use crate::error::{Error, Result};
 use crate::generate::Generator;
@@ -114,9 +114,9 @@ pub async fn against(
     report: &mut dyn FnMut(Line),
 ) -> Result<()> {
     let recording = exact.recording();
-    let vocabulary = recording.logits.map_or(1, |id| recording.info(id).cols).max(1);
+    let vocabulary = recording.logits.map_or(1, |id| recording.info(id).cols);
     let ranged = has_ranges(exact);
-    let ids: Vec<u32> = (0..tokens as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocabulary as u32).collect();
+    let ids = spread(vocabulary, tokens);
     let step = Step { position: 0, tokens };
     let mut got = Vec::new();
     for generator in [exact, other] {

@@ -16,12 +16,28 @@ use crate::tokenizer::{Specials, Tokenizer};
 const LOGIT_TOLERANCE: f32 = 1e-3;
 /// Two candidates nearer than this are a tie: either is right.
 const TIE: f32 = 2e-3;
-/// Largest mean divergence of the fast path from the exact one, in nats.
-const MEAN_KL: f64 = 0.01;
-/// Smallest share of steps at which both paths choose the same id, for a trained model.
-pub const TOP_1: f64 = 0.97;
 /// The reference keeps the logits of 16 ids from this one on at every step.
 const FIRST_STEP_ID: usize = 1000;
+
+/// How near an approximation has to come to the exact path.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Nearness {
+    /// What lines about it are called.
+    pub name: &'static str,
+    /// Largest mean divergence, in nats.
+    pub mean_kl: f64,
+    /// Smallest share of steps at which both choose the same id, for a trained model.
+    pub top_1: f64,
+}
+
+/// The CPU's fast path.
+pub const FAST: Nearness = Nearness { name: "fast", mean_kl: 0.01, top_1: 0.97 };
+/// A graphics device whose caches hold f16. Measured: 2e-7 to 7e-6 on the checkpoints under `tests/golden`, all choices the
+/// same, on two devices that round to the nearest; one that cuts off has twice the error, and four times the divergence.
+pub const F16_CACHES: Nearness = Nearness { name: "f16 caches", mean_kl: 4e-5, top_1: 0.97 };
+/// The same where static ranges round activations to codes: there the smallest difference moves whole codes, see [`fixture`].
+/// Measured: 0.011 and 0.028, and 88 and 79 of 100 choices, of random weights with nearly flat logits.
+pub const F16_CACHES_AND_RANGES: Nearness = Nearness { name: "f16 caches and ranges", mean_kl: 0.06, top_1: 0.65 };
 
 /// The reference's document: what was tokenized and generated.
 #[derive(Debug, Deserialize)]
@@ -33,6 +49,15 @@ pub struct Reference {
 }
 
 impl Reference {
+    /// A prompt of so many ids spread over a vocabulary, and as many that are said to follow it: for models without a
+    /// reference.
+    pub fn spread(vocabulary: usize, tokens: usize) -> Self {
+        let mut ids = spread(vocabulary, 2 * tokens);
+        let greedy = ids.split_off(tokens);
+        let (name, rendered) = ("prompt".to_owned(), String::new());
+        Self { texts: Vec::new(), prompts: vec![ReferencePrompt { name, rendered, ids, greedy, top5: Vec::new() }] }
+    }
+
     /// Keeps one prompt and its first `steps` steps: a software graphics device takes minutes for all of them.
     pub fn shorten(&mut self, prompt: &str, steps: usize) -> Result<()> {
         self.prompts.retain(|p| p.name == prompt);
@@ -277,6 +302,11 @@ async fn greedy(
     Ok(())
 }
 
+/// `count` ids spread over a vocabulary.
+fn spread(vocabulary: usize, count: usize) -> Vec<u32> {
+    (0..count as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocabulary.max(1) as u32).collect()
+}
+
 /// Kullback–Leibler divergence of two distributions given as logits, in nats.
 pub fn kl_divergence(exact: &[f32], fast: &[f32]) -> f64 {
     let log_sum = |l: &[f32]| {
@@ -287,12 +317,12 @@ pub fn kl_divergence(exact: &[f32], fast: &[f32]) -> f64 {
     exact.iter().zip(fast).map(|(a, b)| (f64::from(*a) - e).exp() * ((f64::from(*a) - e) - (f64::from(*b) - f))).sum()
 }
 
-/// Compares a fast executor with an exact one over the reference's continuations: mean KL and top-1 agreement.
-pub async fn fast(
+/// Compares an approximation with the exact path over the reference's continuations: mean KL and top-1 agreement.
+pub async fn near(
     fast: &mut Generator,
     exact: &mut Generator,
     reference: &Reference,
-    top_1_bound: f64,
+    bounds: &Nearness,
     report: &mut dyn FnMut(Line),
 ) -> Result<()> {
     let (mut kl, mut agree, mut steps) = (0.0, 0u32, 0u32);
@@ -312,12 +342,9 @@ pub async fn fast(
         }
     }
     let (kl, top_1) = (kl / f64::from(steps.max(1)), f64::from(agree) / f64::from(steps.max(1)));
-    let line = |name: &str, detail: String, pass| Line { name: name.to_owned(), error: None, detail, pass };
-    report(line("fast.mean_kl", format!("{kl:.5} over {steps} steps, bound {MEAN_KL}"), kl <= MEAN_KL));
-    report(line(
-        "fast.top_1",
-        format!("{:.2} %, bound {} %", top_1 * 100.0, top_1_bound * 100.0),
-        top_1 >= top_1_bound,
-    ));
+    let Nearness { name, mean_kl: most, top_1: least } = *bounds;
+    let line = |what: &str, detail: String, pass| Line { name: format!("{name}.{what}"), error: None, detail, pass };
+    report(line("mean_kl", format!("{kl:.1e} over {steps} steps, bound {most}"), kl <= most));
+    report(line("top_1", format!("{:.2} %, bound {} %", top_1 * 100.0, least * 100.0), top_1 >= least));
     Ok(())
 }

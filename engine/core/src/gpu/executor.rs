@@ -10,9 +10,10 @@ use crate::kernels::rope::angles;
 use crate::kernels::sample::Wish;
 use crate::kernels::{Embed, Op, argmax, sample};
 use crate::outside::OutsideRows;
-use crate::recording::{BufferId, KvInfo, Recording, Rows, Step};
+use crate::recording::{BufferId, Recording, Rows, Step};
 use crate::weights::{Passed, WeightId, WeightSink, WeightSpec, WeightStream, WeightTable};
 
+use super::cache::{CacheFormat, cache_rows, rings};
 use super::device::{Gpu, Guarded};
 use super::flight::Flight;
 use super::pipelines::Pipelines;
@@ -30,6 +31,8 @@ pub struct Options {
     pub max_positions: usize,
     /// Positions the key/value caches start with; they double when needed.
     pub first_positions: usize,
+    /// How the key/value caches are stored.
+    pub cache: CacheFormat,
     /// Most bytes of a binding, if less than the device allows.
     pub binding_bytes: u64,
     /// Most bytes of all weights, if less than the device has: more is refused as the device would.
@@ -42,6 +45,7 @@ impl Default for Options {
             max_tokens: 256,
             max_positions: usize::MAX,
             first_positions: 512,
+            cache: CacheFormat::F32,
             binding_bytes: u64::MAX,
             weight_bytes: u64::MAX,
         }
@@ -58,8 +62,6 @@ params! {
 
 /// Uniform slots and activations in a shared buffer begin at multiples of this: WebGPU's alignment of offsets.
 const ALIGNMENT: u64 = 256;
-/// A ring holds so many windows: a conversation may be resumed that far before its end.
-const RING_WINDOWS: usize = 3;
 /// Timestamps of a query set.
 const MOST_QUERIES: usize = 4096;
 /// What activations, caches and scratch are for.
@@ -178,7 +180,7 @@ impl GpuExecutor {
             options.binding_bytes.min(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size);
         let rings = rings(recording, options.max_tokens);
         let grows = recording.kv.iter().zip(&rings).filter(|(_, ring)| **ring == u32::MAX);
-        let row = grows.map(|(kv, _)| cache_bytes(kv, 1)).max().unwrap_or(4);
+        let row = grows.map(|(kv, _)| options.cache.bytes(kv, 1)).max().unwrap_or(4);
         options.max_positions = options.max_positions.min((options.binding_bytes / row) as usize);
         let capacity = options.first_positions.min(options.max_positions).max(1);
 
@@ -188,7 +190,15 @@ impl GpuExecutor {
             .await?;
         let (activations, shared) = places(recording, &plan.shared, &options)?;
         let placed: Vec<_> = activations.iter().map(|a| (a.buffer, (a.offset / 4) as u32)).collect();
-        let planner = |mode| Planner { recording, table, matrices: &weights, places: &placed, rings: &rings, mode };
+        let planner = |mode| Planner {
+            recording,
+            table,
+            matrices: &weights,
+            places: &placed,
+            rings: &rings,
+            cache: options.cache,
+            mode,
+        };
         let decode = plan.dispatches(&planner(Mode::Decode))?;
         let prefill = plan.dispatches(&planner(Mode::Prefill))?;
         let [argmax, sample] = plan.choices(&planner(Mode::Decode))?;
@@ -206,7 +216,7 @@ impl GpuExecutor {
         let caches = || {
             let sized = recording.kv.iter().zip(&rings);
             sized
-                .map(|(kv, ring)| buffer("cache", cache_bytes(kv, cache_rows(*ring, capacity)), STORAGE))
+                .map(|(kv, ring)| buffer("cache", options.cache.bytes(kv, cache_rows(*ring, capacity)), STORAGE))
                 .collect::<Vec<_>>()
         };
         let grid_bytes = |codes: &Codes| {
@@ -327,6 +337,11 @@ impl GpuExecutor {
     /// The longest context that the device can hold.
     pub fn max_positions(&self) -> usize {
         self.options.max_positions
+    }
+
+    /// How the key/value caches are stored.
+    pub fn cache(&self) -> CacheFormat {
+        self.options.cache
     }
 
     /// True when tables lie outside, so that every step needs its tokens on the CPU.
@@ -530,14 +545,15 @@ impl GpuExecutor {
         };
         let mut encoder = self.encoder();
         let caches = self.buffers.keys.iter_mut().zip(&mut self.buffers.values);
+        let format = self.options.cache;
         for (((keys, values), kv), ring) in caches.zip(&self.recording.kv).zip(&self.rings) {
             let (rows, before) = (cache_rows(*ring, capacity), cache_rows(*ring, self.capacity));
             if rows == before {
                 continue;
             }
             for cache in [keys, values] {
-                let bigger = buffer("cache", cache_bytes(kv, rows));
-                encoder.copy_buffer_to_buffer(cache, 0, &bigger, 0, cache_bytes(kv, before));
+                let bigger = buffer("cache", format.bytes(kv, rows));
+                encoder.copy_buffer_to_buffer(cache, 0, &bigger, 0, format.bytes(kv, before));
                 *cache = bigger;
             }
         }
@@ -770,10 +786,6 @@ fn places(recording: &Recording, shared: &[Vec<BufferId>], options: &Options) ->
     Ok((places.into_iter().map(|p| p.ok_or_else(missing)).collect::<Result<_>>()?, sizes))
 }
 
-fn cache_bytes(kv: &KvInfo, positions: usize) -> u64 {
-    (kv.heads * kv.head_dim * positions * 4) as u64
-}
-
 /// What the parts of a long context's attention, or of many logits, need.
 fn scratch_bytes(recording: &Recording, positions: usize) -> u64 {
     let needs = recording.ops.iter().map(|op| match op {
@@ -783,27 +795,6 @@ fn scratch_bytes(recording: &Recording, positions: usize) -> u64 {
     let cols = recording.logits.map_or(1, |id| recording.info(id).cols);
     let logits = argmax::scratch_bytes(cols).max(sample::scratch_bytes(cols));
     needs.max().unwrap_or(0).max(logits).max(16)
-}
-
-/// For each cache what positions are masked with to find their row: caches that only windows read are rings.
-fn rings(recording: &Recording, max_tokens: usize) -> Vec<u32> {
-    let ring = |slot: usize| {
-        let readers = recording.ops.iter().filter_map(|op| match op {
-            Op::Attention(op) if op.slot.0 as usize == slot => Some(op.window),
-            _ => None,
-        });
-        // The widest window, if every reader has one.
-        let window = readers.map(|w| w.unwrap_or(usize::MAX)).max().unwrap_or(usize::MAX);
-        // A step's first token still sees its whole window when the last one is in.
-        let rows = window.checked_mul(RING_WINDOWS)?.checked_add(max_tokens)?.checked_next_power_of_two()?;
-        u32::try_from(rows).ok().map(|rows| rows - 1)
-    };
-    (0..recording.kv.len()).map(|slot| ring(slot).unwrap_or(u32::MAX)).collect()
-}
-
-/// The row of a cache's end: rows for `positions`, or all of a ring.
-fn cache_rows(ring: u32, positions: usize) -> usize {
-    positions.min((ring as usize).saturating_add(1))
 }
 
 fn chosen_too_late() -> Error {

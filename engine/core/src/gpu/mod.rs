@@ -1,5 +1,6 @@
 //! The graphics device's executor: a recording becomes dispatches, bound once and replayed for each step.
 
+mod cache;
 mod device;
 mod executor;
 mod flight;
@@ -18,6 +19,7 @@ mod tests;
 mod upload;
 mod weights;
 
+pub use cache::{CacheFormat, all_caches_bytes};
 #[cfg(not(target_arch = "wasm32"))]
 pub use device::open_native;
 pub use device::{Adapter, Fence, Gpu};

@@ -6,11 +6,14 @@ use crate::error::{Error, Result};
 use crate::recording::{BufferId, KvSlot, Recording, RopeTable, Rows, Step};
 use crate::weights::{WeightId, WeightTable};
 
+use super::cache::CacheFormat;
 use super::layout::Packing;
 
 /// Every shader file, by its path under `shaders/`. A module is whole files, one after the other.
-pub const FILES: [(&str, &str); 21] = [
+pub const FILES: [(&str, &str); 23] = [
     ("lib/activation.wgsl", include_str!("../../../../shaders/lib/activation.wgsl")),
+    ("lib/cache_f16.wgsl", include_str!("../../../../shaders/lib/cache_f16.wgsl")),
+    ("lib/cache_f32.wgsl", include_str!("../../../../shaders/lib/cache_f32.wgsl")),
     ("lib/grid.wgsl", include_str!("../../../../shaders/lib/grid.wgsl")),
     ("lib/matrix.wgsl", include_str!("../../../../shaders/lib/matrix.wgsl")),
     ("lib/rank.wgsl", include_str!("../../../../shaders/lib/rank.wgsl")),
@@ -34,7 +37,7 @@ pub const FILES: [(&str, &str); 21] = [
 ];
 
 /// Where the fields of uniform parameters lie.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Layout {
     /// Bytes of them all.
     pub size: usize,
@@ -91,9 +94,42 @@ impl Shader {
         self.files.iter().filter_map(|f| FILES.iter().find(|(name, _)| name == f)).map(|(_, text)| *text).collect()
     }
 
-    /// The kernel's file and the entry point, for messages.
+    /// The kernel's file and the entry point, for messages; and that its caches hold f16.
     pub fn name(&self) -> String {
-        format!("{}:{}", self.files.last().copied().unwrap_or_default(), self.entry)
+        let cache = if self.files.contains(&CACHE_F16) { " f16" } else { "" };
+        format!("{}:{}{cache}", self.files.last().copied().unwrap_or_default(), self.entry)
+    }
+}
+
+const CACHE_F16: &str = "lib/cache_f16.wgsl";
+
+/// An entry point that binds caches, for each format that they may have.
+pub struct ByCache {
+    f32: Shader,
+    f16: Shader,
+}
+
+impl ByCache {
+    /// `files` with `lib/cache_f32.wgsl`, and with `lib/cache_f16.wgsl`.
+    pub const fn new(
+        files: [&'static [&'static str]; 2],
+        entry: &'static str,
+        params: Layout,
+        bindings: &'static [(u32, Access)],
+    ) -> Self {
+        let [f32, f16] = files;
+        Self {
+            f32: Shader { files: f32, entry, params, bindings },
+            f16: Shader { files: f16, entry, params, bindings },
+        }
+    }
+
+    /// The one for caches of a format.
+    pub const fn of(&self, cache: CacheFormat) -> &Shader {
+        match cache {
+            CacheFormat::F32 => &self.f32,
+            CacheFormat::F16 => &self.f16,
+        }
     }
 }
 
@@ -292,8 +328,6 @@ pub(crate) fn variants() -> Vec<Variant> {
         &argmax::PART,
         &argmax::JOIN,
         &gated_activation::SHADER,
-        &kv_append::SHADER,
-        &kv_append::ROTATE_AND_APPEND,
         &last_row::SHADER,
         &quantize::SHADER,
         &rope::SHADER,
@@ -303,6 +337,9 @@ pub(crate) fn variants() -> Vec<Variant> {
         &soft_cap::SHADER,
     ];
     let mut all: Vec<Variant> = plain.into_iter().map(|shader| (shader, Vec::new())).collect();
+    for cache in CacheFormat::ALL {
+        all.extend([&kv_append::SHADER, &kv_append::ROTATE_AND_APPEND].map(|shader| (shader.of(cache), Vec::new())));
+    }
     all.extend(attention::variants());
     all.extend(embed::variants());
     all.extend(grouped_attention::variants());
@@ -360,6 +397,8 @@ pub struct Planner<'a> {
     pub places: &'a [(usize, u32)],
     /// What a position is masked with to find its row in a cache, by slot.
     pub rings: &'a [u32],
+    /// How caches are stored.
+    pub cache: CacheFormat,
     /// The plan's steps.
     pub mode: Mode,
 }

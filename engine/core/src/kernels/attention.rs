@@ -3,7 +3,9 @@
 //! head h reads key/value head `h / (H/K)`. Softmax in f32.
 
 use crate::error::{Error, Result};
-use crate::gpu::shader::{Access, Count, Dispatch, Grid, Mode, Planner, Resource, Shader, When, params, params_bytes};
+use crate::gpu::shader::{
+    Access, ByCache, Count, Dispatch, Grid, Mode, Planner, Resource, Shader, When, params, params_bytes,
+};
 use crate::kernels::grouped_attention;
 use crate::kernels::quantize::Codes;
 use crate::recording::{BufferId, KvSlot, Recording};
@@ -63,27 +65,25 @@ params! {
     }
 }
 
-const FILES: &[&str] = &["lib/step.wgsl", "attention.wgsl"];
+const FILES: [&[&str]; 2] = [
+    &["lib/step.wgsl", "lib/cache_f32.wgsl", "attention.wgsl"],
+    &["lib/step.wgsl", "lib/cache_f16.wgsl", "attention.wgsl"],
+];
+const READERS: &[(u32, Access)] = &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (5, Access::Write)];
 
 /// `attention.wgsl`: all positions by one workgroup.
-pub static WHOLE: Shader = Shader {
-    files: FILES,
-    entry: "whole",
-    params: Params::LAYOUT,
-    bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (5, Access::Write)],
-};
+pub static WHOLE: ByCache = ByCache::new(FILES, "whole", Params::LAYOUT, READERS);
 
 /// `attention.wgsl`: some positions of a single token.
-pub static PART: Shader = Shader {
-    files: FILES,
-    entry: "part",
-    params: Params::LAYOUT,
-    bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (5, Access::Write)],
-};
+pub static PART: ByCache = ByCache::new(FILES, "part", Params::LAYOUT, READERS);
 
-/// `attention.wgsl`: joins the parts.
-pub static MERGE: Shader =
-    Shader { files: FILES, entry: "merge", params: Params::LAYOUT, bindings: &[(5, Access::Write), (6, Access::Read)] };
+/// `attention.wgsl`: joins the parts, and sees no cache.
+pub static MERGE: Shader = Shader {
+    files: FILES[0],
+    entry: "merge",
+    params: Params::LAYOUT,
+    bindings: &[(5, Access::Write), (6, Access::Read)],
+};
 
 /// Positions of a part.
 pub const PART_POSITIONS: u32 = 128;
@@ -94,8 +94,10 @@ const MAX_HEAD_DIM: usize = 256;
 /// Constants for the usual head widths.
 #[cfg(test)]
 pub(crate) fn variants() -> Vec<crate::gpu::shader::Variant> {
-    let widths = [32.0, 64.0, 80.0, 96.0, 128.0, 256.0];
-    widths.iter().flat_map(|d| [&WHOLE, &PART, &MERGE].map(|shader| (shader, vec![("D", *d)]))).collect()
+    use crate::gpu::CacheFormat;
+    let readers = CacheFormat::ALL.into_iter().flat_map(|cache| [WHOLE.of(cache), PART.of(cache)]);
+    let widths = |shader| [32.0, 64.0, 80.0, 96.0, 128.0, 256.0].map(|d| (shader, vec![("D", d)]));
+    readers.chain([&MERGE]).flat_map(widths).collect()
 }
 
 impl Attention {
@@ -147,14 +149,14 @@ impl Attention {
         let (out, one) = (Resource::Buffer(self.out), Count::Fixed(1));
         if planner.mode == Mode::Prefill {
             let tokens = Count::Tokens { each: 1, per_group: 1 };
-            return Ok(vec![dispatch(&WHOLE, inputs(out), one, tokens, When::Always)]);
+            return Ok(vec![dispatch(WHOLE.of(planner.cache), inputs(out), one, tokens, When::Always)]);
         }
         let parts = Count::Parts { window, part: PART_POSITIONS };
         let short = When::Sees { window, range: 0..PART_POSITIONS + 1 };
         let long = When::Sees { window, range: PART_POSITIONS + 1..u32::MAX };
         Ok(vec![
-            dispatch(&WHOLE, inputs(out), one, one, short),
-            dispatch(&PART, inputs(Resource::Scratch), parts, one, long.clone()),
+            dispatch(WHOLE.of(planner.cache), inputs(out), one, one, short),
+            dispatch(PART.of(planner.cache), inputs(Resource::Scratch), parts, one, long.clone()),
             dispatch(&MERGE, vec![out, Resource::Scratch], one, one, long),
         ])
     }

@@ -4,7 +4,8 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::shader::{
-    Access, Constants, Count, Dispatch, Grid, Mode, Planner, Resource, Shader, Tokens, When, params, params_bytes,
+    Access, ByCache, Constants, Count, Dispatch, Grid, Mode, Planner, Resource, Shader, Tokens, When, params,
+    params_bytes,
 };
 use crate::kernels::Attention;
 use crate::kernels::quantize::Codes;
@@ -25,34 +26,32 @@ params! {
     }
 }
 
-const FILES: &[&str] = &["lib/grid.wgsl", "lib/step.wgsl", "grouped_attention.wgsl"];
+const FILES: [&[&str]; 2] = [
+    &["lib/grid.wgsl", "lib/step.wgsl", "lib/cache_f32.wgsl", "grouped_attention.wgsl"],
+    &["lib/grid.wgsl", "lib/step.wgsl", "lib/cache_f16.wgsl", "grouped_attention.wgsl"],
+];
+const READERS: &[(u32, Access)] = &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (5, Access::Write)];
 
 /// `grouped_attention.wgsl`: all positions by one workgroup.
-pub static WHOLE: Shader = Shader {
-    files: FILES,
-    entry: "whole",
-    params: Params::LAYOUT,
-    bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (5, Access::Write)],
-};
+pub static WHOLE: ByCache = ByCache::new(FILES, "whole", Params::LAYOUT, READERS);
 
 /// `grouped_attention.wgsl`: some positions of a single token.
-pub static PART: Shader = Shader {
-    files: FILES,
-    entry: "part",
-    params: Params::LAYOUT,
-    bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (5, Access::Write)],
-};
+pub static PART: ByCache = ByCache::new(FILES, "part", Params::LAYOUT, READERS);
 
-/// `grouped_attention.wgsl`: joins the parts.
+/// `grouped_attention.wgsl`: joins the parts, and sees no cache.
 pub static MERGE: Shader = Shader {
-    files: FILES,
+    files: FILES[0],
     entry: "merge",
     params: Params::LAYOUT,
     bindings: &[(5, Access::Write), (6, Access::Read), (7, Access::Read), (8, Access::Write)],
 };
 
-/// Positions that a workgroup scores at once.
+/// Positions that a workgroup scores at once: few, so that a context makes many parts.
 const BLOCK: u32 = 16;
+/// The same where a workgroup has all positions: a longer block waits less often. Heads up to so wide: of wider ones a
+/// lane would have to hold too much of it.
+const WHOLE_BLOCK: u32 = 32;
+const WHOLE_BLOCK_HEAD_DIM: usize = 256;
 /// Most parts of a context.
 const PARTS: u32 = 128;
 /// Quads of a head that a workgroup joins.
@@ -74,17 +73,29 @@ pub(crate) fn heads_of_group(heads: usize, kv: &KvInfo, rows: Rows) -> Option<us
     (1..=most).rev().find(|n| per_kv_head.is_multiple_of(*n))
 }
 
-fn constants(head_dim: usize, heads: usize, out_step: u32) -> Constants {
-    vec![("D", head_dim as f64), ("HEADS", heads as f64), ("OUT_STEP", f64::from(out_step))]
+fn whole_block(head_dim: usize) -> u32 {
+    if head_dim <= WHOLE_BLOCK_HEAD_DIM { WHOLE_BLOCK } else { BLOCK }
+}
+
+fn constants(block: u32, head_dim: usize, heads: usize, out_step: u32) -> Constants {
+    vec![
+        ("D", head_dim as f64),
+        ("HEADS", heads as f64),
+        ("BLOCK", f64::from(block)),
+        ("OUT_STEP", f64::from(out_step)),
+    ]
 }
 
 /// Constants for the usual shapes.
 #[cfg(test)]
 pub(crate) fn variants() -> Vec<crate::gpu::shader::Variant> {
+    use crate::gpu::CacheFormat;
     let mut all = Vec::new();
-    for (d, heads) in [(16, 1), (16, 2), (64, 3), (64, 4), (64, 5), (64, 6), (64, 7), (256, 8), (512, 4)] {
-        all.extend([&WHOLE, &PART].map(|shader| (shader, constants(d, heads, 0))));
-        all.extend([0, 1, 2, 4].map(|step| (&MERGE, constants(d, heads, step))));
+    let narrow = [(16, 1), (16, 2), (64, 3), (64, 4), (64, 5), (64, 6), (64, 7), (256, 8)];
+    for (d, heads) in narrow.into_iter().chain([1, 2, 3, 4].map(|heads| (512, heads))) {
+        all.extend(CacheFormat::ALL.map(|cache| (WHOLE.of(cache), constants(whole_block(d), d, heads, 0))));
+        all.extend(CacheFormat::ALL.map(|cache| (PART.of(cache), constants(BLOCK, d, heads, 0))));
+        all.extend([0, 1, 2, 4].map(|step| (&MERGE, constants(BLOCK, d, heads, step))));
     }
     all
 }
@@ -122,9 +133,9 @@ impl Attention {
         });
         let window = self.window.map_or(u32::MAX, |w| w as u32);
         let groups = Count::Fixed((self.heads / group) as u32);
-        let dispatch = |shader, out_step, resources, x, y, z| Dispatch {
+        let dispatch = |shader, block, out_step, resources, x, y, z| Dispatch {
             shader,
-            constants: constants(kv.head_dim, group, out_step),
+            constants: constants(block, kv.head_dim, group, out_step),
             params: params.clone(),
             resources,
             grid: Grid { x, y, z, when: When::Always },
@@ -133,7 +144,8 @@ impl Attention {
         let (out, one) = (Resource::Buffer(self.out), Count::Fixed(1));
         if planner.mode == Mode::Prefill && tokens == Tokens::Step {
             let each = Count::Tokens { each: 1, per_group: 1 };
-            return Ok(vec![dispatch(&WHOLE, 0, inputs(out), groups, one, each)]);
+            let whole = WHOLE.of(planner.cache);
+            return Ok(vec![dispatch(whole, whole_block(kv.head_dim), 0, inputs(out), groups, one, each)]);
         }
         let parts = Count::Split { window, block: BLOCK, most: PARTS };
         let grid = codes.map_or(Resource::Unused, |c| Resource::Grid(c.grid));
@@ -141,8 +153,8 @@ impl Attention {
         let heads = Count::Fixed(self.heads as u32);
         let spans = Count::Fixed((kv.head_dim as u32 / 4).div_ceil(SPAN));
         Ok(vec![
-            dispatch(&PART, 0, inputs(Resource::Scratch), groups, parts, one),
-            dispatch(&MERGE, step, vec![out, Resource::Scalars, Resource::Scratch, grid], heads, spans, one),
+            dispatch(PART.of(planner.cache), BLOCK, 0, inputs(Resource::Scratch), groups, parts, one),
+            dispatch(&MERGE, BLOCK, step, vec![out, Resource::Scalars, Resource::Scratch, grid], heads, spans, one),
         ])
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::error::Result;
 use crate::gpu::shader::{
-    Access, Count, Dispatch, Grid, Planner, Resource, Shader, Tokens, When, params, params_bytes,
+    Access, ByCache, Count, Dispatch, Grid, Planner, Resource, Tokens, When, params, params_bytes,
 };
 use crate::kernels::{KvAppend, RmsNorm, Rope};
 use crate::recording::KvSlot;
@@ -37,11 +37,14 @@ params! {
 }
 
 /// `head_norms.wgsl`.
-pub static SHADER: Shader = Shader {
-    files: &["lib/step.wgsl", "head_norms.wgsl"],
-    entry: "main",
-    params: Params::LAYOUT,
-    bindings: &[
+pub static SHADER: ByCache = ByCache::new(
+    [
+        &["lib/step.wgsl", "lib/cache_f32.wgsl", "head_norms.wgsl"],
+        &["lib/step.wgsl", "lib/cache_f16.wgsl", "head_norms.wgsl"],
+    ],
+    "main",
+    Params::LAYOUT,
+    &[
         (2, Access::Read),
         (3, Access::Write),
         (4, Access::Write),
@@ -50,24 +53,27 @@ pub static SHADER: Shader = Shader {
         (7, Access::Read),
         (8, Access::Read),
     ],
-};
+);
 
 /// Constants for the usual widths.
 #[cfg(test)]
 pub(crate) fn variants() -> Vec<crate::gpu::shader::Variant> {
-    [16.0, 256.0, 512.0].map(|d| (&SHADER, vec![("D", d)])).to_vec()
+    use crate::gpu::CacheFormat;
+    let widths = |cache| [16.0, 256.0, 512.0].map(|d| (SHADER.of(cache), vec![("D", d)]));
+    CacheFormat::ALL.into_iter().flat_map(widths).collect()
 }
 
 impl HeadNorms<'_> {
     /// One workgroup for each head of each token.
     pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
         let d = self.query.width;
+        planner.quads("head_norms", "a head", d)?;
         let heads = planner.cols(self.query.x) / d as u32;
         let kv_heads = self.own.map_or(0, |(key, ..)| planner.cols(key.x) / d as u32);
         let tokens = planner.tokens(self.query.x);
         let weight = |norm: &RmsNorm| norm.weight.map_or(Resource::Unused, Resource::Vector);
         Ok(vec![Dispatch {
-            shader: &SHADER,
+            shader: SHADER.of(planner.cache),
             constants: vec![("D", d as f64)],
             params: params_bytes(Params {
                 heads,

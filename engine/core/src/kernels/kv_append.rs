@@ -1,7 +1,7 @@
 //! Copies the step's keys and values to the cache: `K[position + t, :] = k[t, :]`, the same for V.
 
 use crate::error::Result;
-use crate::gpu::shader::{Access, Dispatch, Grid, Planner, Resource, Shader, Tokens, params, params_bytes};
+use crate::gpu::shader::{Access, ByCache, Dispatch, Grid, Planner, Resource, Tokens, params, params_bytes};
 use crate::kernels::{Pairing, Rope};
 use crate::recording::{BufferId, KvSlot};
 use bytemuck::Zeroable;
@@ -31,31 +31,35 @@ params! {
     }
 }
 
-const FILES: &[&str] = &["lib/step.wgsl", "kv_append.wgsl"];
+const FILES: [&[&str]; 2] = [
+    &["lib/step.wgsl", "lib/cache_f32.wgsl", "kv_append.wgsl"],
+    &["lib/step.wgsl", "lib/cache_f16.wgsl", "kv_append.wgsl"],
+];
 
 /// `kv_append.wgsl`: the copy alone.
-pub static SHADER: Shader = Shader {
-    files: FILES,
-    entry: "main",
-    params: Params::LAYOUT,
-    bindings: &[(2, Access::Read), (3, Access::Write), (4, Access::Write), (5, Access::Read)],
-};
+pub static SHADER: ByCache = ByCache::new(
+    FILES,
+    "main",
+    Params::LAYOUT,
+    &[(2, Access::Read), (3, Access::Write), (4, Access::Write), (5, Access::Read)],
+);
 
 /// `kv_append.wgsl` with the rotation of queries and keys.
-pub static ROTATE_AND_APPEND: Shader = Shader {
-    files: FILES,
-    entry: "rotate_and_append",
-    params: Params::LAYOUT,
-    bindings: &[(3, Access::Write), (4, Access::Write), (6, Access::Write), (7, Access::Read)],
-};
+pub static ROTATE_AND_APPEND: ByCache = ByCache::new(
+    FILES,
+    "rotate_and_append",
+    Params::LAYOUT,
+    &[(3, Access::Write), (4, Access::Write), (6, Access::Write), (7, Access::Read)],
+);
 
 impl KvAppend {
-    /// One invocation for each value.
+    /// One invocation for two values.
     pub fn dispatches(&self, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
         planner.per_token("kv_append", self.k)?;
         let width = planner.cols(self.k);
+        planner.quads("kv_append", "a position", width as usize)?;
         Ok(vec![Dispatch {
-            shader: &SHADER,
+            shader: SHADER.of(planner.cache),
             constants: Vec::new(),
             params: params_bytes(Params { width, ring: planner.ring(self.slot), ..Params::zeroed() }),
             resources: vec![
@@ -64,16 +68,17 @@ impl KvAppend {
                 Resource::Values(self.slot),
                 Resource::Buffer(self.v),
             ],
-            grid: Grid::items(width, Tokens::Step),
+            grid: Grid::items(width / 2, Tokens::Step),
         }])
     }
 
     /// The same after `query` and `key` have rotated q and k, in one: q, k and v share a buffer.
     pub fn dispatches_rotated(&self, query: &Rope, planner: &Planner<'_>) -> Result<Vec<Dispatch>> {
         planner.per_token("kv_append", self.k)?;
+        planner.quads("kv_append", "a head", query.head_dim)?;
         let (width, query_pairs) = (planner.cols(self.k), planner.cols(query.x) / 2);
         Ok(vec![Dispatch {
-            shader: &ROTATE_AND_APPEND,
+            shader: ROTATE_AND_APPEND.of(planner.cache),
             constants: Vec::new(),
             params: params_bytes(Params {
                 width,
@@ -91,7 +96,7 @@ impl KvAppend {
                 Resource::Shared(query.x),
                 Resource::Angles(query.table),
             ],
-            grid: Grid::items(query_pairs + width, Tokens::Step),
+            grid: Grid::items((query_pairs + width) / 2, Tokens::Step),
         }])
     }
 }
