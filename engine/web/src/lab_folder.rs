@@ -8,7 +8,7 @@ use sotto_core::cpu::CpuPath;
 use sotto_core::formats::safetensors::Parsed;
 use sotto_core::formats::{HuggingFaceTexts, ModelDescription, Safetensors};
 use sotto_core::generate::{Executor, Generator};
-use sotto_core::gpu::{self, GpuExecutor, Options};
+use sotto_core::gpu::{Found, GpuExecutor, Options};
 use sotto_core::model::{Network, Stages};
 use sotto_core::sampler::{Sampler, SamplerOptions, argmax};
 use sotto_core::weights::{WeightSink, WeightStream, Zeroed};
@@ -69,7 +69,8 @@ async fn generator(folder: &str, device: &str, stages: Stages, ranges: fixture::
         "reference" => Executor::Cpu(Box::new(network.cpu(CpuPath::Reference)?)),
         "cpu" => Executor::Cpu(Box::new(network.cpu(CpuPath::Fast)?)),
         _ => {
-            let gpu = gpu::open_web(true, "").await?.ok_or_else(|| Error::Gpu("there is no adapter".to_owned()))?;
+            let found = Found::in_browser("").await;
+            let gpu = found.ok_or_else(|| Error::Gpu("there is no adapter".to_owned()))?.open().await?;
             let options = Options { max_positions: context, ..Options::default() };
             Executor::Gpu(Box::new(GpuExecutor::new(&gpu, &network.recording, &network.weights, options).await?))
         }

@@ -19,7 +19,31 @@ pub struct Gpu {
     pub software: bool,
     /// True when shaders may use subgroup operations.
     pub subgroups: bool,
-    failure: Arc<Mutex<Option<String>>>,
+    failure: Arc<Mutex<Failure>>,
+}
+
+/// What befell a device that a new one, or the same one later, may be spared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// It had no memory left.
+    NoMemory,
+    /// It was lost.
+    Lost,
+}
+
+/// What a device said of itself, outside of the calls that wait for its answer.
+#[derive(Debug, Default)]
+struct Failure {
+    first: Option<String>,
+    fault: Option<Fault>,
+}
+
+impl Failure {
+    fn add(slot: &Mutex<Self>, text: Option<String>, fault: Option<Fault>) {
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.first = slot.first.take().or(text);
+        slot.fault = slot.fault.max(fault);
+    }
 }
 
 impl Gpu {
@@ -41,14 +65,13 @@ impl Gpu {
             })
             .await
             .map_err(|e| Error::Gpu(format!("{} could not be opened: {e}", info.name)))?;
-        let failure = Arc::new(Mutex::new(None::<String>));
+        let failure = Arc::new(Mutex::new(Failure::default()));
         let (on_error, on_lost) = (failure.clone(), failure.clone());
-        let keep_first = |slot: &Mutex<Option<String>>, text: String| {
-            slot.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
-        };
-        device.on_uncaptured_error(Arc::new(move |error| keep_first(&on_error, describe(&error))));
+        device
+            .on_uncaptured_error(Arc::new(move |error| Failure::add(&on_error, Some(describe(&error)), fault(&error))));
         device.set_device_lost_callback(move |_, message| {
-            keep_first(&on_lost, format!("it was lost ({message}); ask again to start it anew"));
+            let text = format!("it was lost ({message}); ask again to start it anew");
+            Failure::add(&on_lost, Some(text), Some(Fault::Lost));
         });
         let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
         Ok(Self { device, queue, name: display_name(&info, fallback), software, subgroups, failure })
@@ -56,10 +79,15 @@ impl Gpu {
 
     /// The first error that no call reported, if there was one.
     pub fn check(&self) -> Result<()> {
-        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).first.clone() {
             None => Ok(()),
             Some(text) => Err(Error::Gpu(text)),
         }
+    }
+
+    /// What befell it so far that another try may be spared; a loss counts for more. [`Self::close`] is a loss too.
+    pub fn fault(&self) -> Option<Fault> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).fault
     }
 
     /// Runs `make` and fails with words when the device refuses or has no memory left.
@@ -74,7 +102,10 @@ impl Gpu {
         };
         match error {
             None => made,
-            Some(error) => Err(Error::Gpu(format!("{what}: {}", describe(&error)))),
+            Some(error) => {
+                Failure::add(&self.failure, None, fault(&error));
+                Err(Error::Gpu(format!("{what}: {}", describe(&error))))
+            }
         }
     }
 
@@ -176,6 +207,10 @@ fn describe(error: &wgpu::Error) -> String {
     }
 }
 
+fn fault(error: &wgpu::Error) -> Option<Fault> {
+    matches!(error, wgpu::Error::OutOfMemory { .. }).then_some(Fault::NoMemory)
+}
+
 /// What to call a card without a name: browsers may keep it to themselves.
 const NAMELESS: &str = "Graphics card";
 
@@ -234,44 +269,43 @@ pub struct Adapter {
     pub buffer_bytes: u64,
 }
 
+/// The browser's adapter, not opened yet.
 #[cfg(target_arch = "wasm32")]
-async fn web_adapter() -> Option<wgpu::Adapter> {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
-        backends: wgpu::Backends::BROWSER_WEBGPU,
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    });
-    let options =
-        wgpu::RequestAdapterOptions { power_preference: wgpu::PowerPreference::HighPerformance, ..Default::default() };
-    instance.request_adapter(&options).await.ok()
+pub struct Found {
+    adapter: wgpu::Adapter,
+    fallback: String,
+    about: Adapter,
 }
 
-/// What the browser's adapter says about itself, without opening it; `None` when the browser offers none. `fallback` is
-/// what to call it if it has no name.
 #[cfg(target_arch = "wasm32")]
-pub async fn look_web(fallback: &str) -> Option<Adapter> {
-    let adapter = web_adapter().await?;
-    let (info, limits) = (adapter.get_info(), adapter.limits());
-    Some(Adapter {
-        name: display_name(&info, fallback),
-        software: is_software(&info),
-        binding_bytes: limits.max_storage_buffer_binding_size,
-        buffer_bytes: limits.max_buffer_size,
-    })
-}
-
-/// Opens the browser's device, or answers `None` when the browser offers none, as it does for the first request after its
-/// graphics process ended. A software one fails unless `accept_software`: Sotto's own CPU path is
-/// faster. `fallback` is what to call it if it has no name.
-#[cfg(target_arch = "wasm32")]
-pub async fn open_web(accept_software: bool, fallback: &str) -> Result<Option<Gpu>> {
-    let Some(adapter) = web_adapter().await else { return Ok(None) };
-    let info = adapter.get_info();
-    let software = is_software(&info);
-    if software && !accept_software {
-        return Err(Error::Gpu(format!(
-            "{} computes on the CPU, slower than Sotto's own CPU path",
-            display_name(&info, fallback)
-        )));
+impl Found {
+    /// Asks the browser for its adapter; `None` when it offers none, as it does for the first request after its graphics
+    /// process ended. `fallback` is what to call it if it has no name.
+    pub async fn in_browser(fallback: &str) -> Option<Self> {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+            backends: wgpu::Backends::BROWSER_WEBGPU,
+            ..wgpu::InstanceDescriptor::new_without_display_handle()
+        });
+        let power_preference = wgpu::PowerPreference::HighPerformance;
+        let options = wgpu::RequestAdapterOptions { power_preference, ..Default::default() };
+        let adapter = instance.request_adapter(&options).await.ok()?;
+        let (info, limits) = (adapter.get_info(), adapter.limits());
+        let about = Adapter {
+            name: display_name(&info, fallback),
+            software: is_software(&info),
+            binding_bytes: limits.max_storage_buffer_binding_size,
+            buffer_bytes: limits.max_buffer_size,
+        };
+        Some(Self { adapter, fallback: fallback.to_owned(), about })
     }
-    Gpu::open(&adapter, software, fallback).await.map(Some)
+
+    /// What it says about itself.
+    pub fn about(&self) -> &Adapter {
+        &self.about
+    }
+
+    /// Opens its device.
+    pub async fn open(&self) -> Result<Gpu> {
+        Gpu::open(&self.adapter, self.about.software, &self.fallback).await
+    }
 }
