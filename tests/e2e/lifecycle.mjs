@@ -33,7 +33,7 @@ export const OWN = 'own-tiny'
 export const DOWNLOADS = { downloads: ['http://models.test/tiny/'] }
 
 /** @param {string} [template] how it chats; none if empty */
-function files (template = '<|im_start|>user\n<|im_end|>') {
+export function files (template = '<|im_start|>user\n<|im_end|>') {
   const golden = join(REPOSITORY, 'tests/golden/shapes/smollm-hf')
   const config = JSON.parse(readFileSync(join(golden, 'config.json'), 'utf8'))
   const all = new Map([

@@ -3,7 +3,8 @@
 import { expect, sleep } from '../browser/cdp.mjs'
 import { Client } from './client.mjs'
 import { check, scenario } from './harness.mjs'
-import { DOWNLOADS, OWN, filesWithTable, reachDevices, withOwnModel } from './lifecycle.mjs'
+import { DOWNLOADS, OWN, files, filesWithTable, reachDevices, withOwnModel } from './lifecycle.mjs'
+import { answer, click, modelsPage, reaches } from './models.mjs'
 /** @import { Browser } from '../browser/chromium.mjs' */
 
 /** @param {Browser} browser */
@@ -224,6 +225,58 @@ scenario('stopped while its model loads: it ends at once, and the load goes on f
   await client.done('r2')
   check(!(await client.answer('r1')).text, 'it was written after all')
 })
+
+/** Has the engine stand still in the middle of an answer, at its next pause. Answers what lets it go on. @param {Browser} browser */
+async function hold (browser) {
+  const worker = await engine(browser)
+  await worker.eval(() => {
+    const scope = /** @type {any} */ (globalThis)
+    /** @type {(() => void)[]} */
+    const held = []
+    const { postMessage } = scope.MessagePort.prototype
+    scope.MessagePort.prototype.postMessage = function (/** @type {unknown[]} */ ...message) {
+      held.push(() => postMessage.apply(this, message))
+    }
+    scope.goOn = () => {
+      scope.MessagePort.prototype.postMessage = postMessage
+      held.forEach((send) => send())
+    }
+  })
+  return () => worker.eval(() => { /** @type {any} */ (globalThis).goOn() })
+}
+
+scenario('a model that cannot be loaded while others wait: they are told who answers', async (stage) => {
+  const client = await withOwnModel(stage, files(''))
+  const goOn = await hold(stage.browser)
+  for (const request of ['runs', 'waits']) await client.ask(request, { kind: 'explain' })
+  await client.send({ type: 'use', model: OWN })
+  await goOn()
+  const ran = await client.done('runs')
+  const waited = await client.done('waits')
+  check(!ran.notices.some((text) => /could not be loaded/.test(text)), `it had nothing to do with it: ${ran.notices}`)
+  check(waited.notices.some((text) => /tiny could not be loaded.*Starter answers instead of tiny/s.test(text)), `notices: ${waited.notices}`)
+  // The popup shows the last word: the reason, not the state that followed it.
+  const heard = (await client.heard()).filter(({ type }) => type === 'notice' || type === 'status')
+  const at = heard.findIndex(({ type }) => type === 'notice')
+  check(at > 0 && heard.slice(0, at).some((message) => message.type === 'status' && message.engine.state === 'ready' && message.engine.model === 'Starter'), 'the reason came before the model that follows was ready')
+  check(!heard.slice(at).some(({ type }) => type === 'status'), `a state took the reason's place: ${JSON.stringify(heard.slice(at))}`)
+}, DOWNLOADS)
+
+scenario('deleted while it answers, from a page that is closed at once', async (stage) => {
+  const client = await withOwnModel(stage)
+  await client.use(OWN)
+  const goOn = await hold(stage.browser)
+  await client.ask('r1', { kind: 'explain' })
+  const page = await modelsPage(stage.browser)
+  await reaches(page, OWN, 'here')
+  await click(page, OWN, 'delete')
+  await answer(page, 'yes')
+  await sleep(300)
+  await page.close()
+  await goOn()
+  await client.done('r1')
+  await expect('it is gone', async () => !(await client.models())?.models.some(({ id }) => id === OWN), 20_000)
+}, DOWNLOADS)
 
 scenario('deleted and chosen again in one breath: it is deleted, and the packaged one answers', async (stage) => {
   const client = await withOwnModel(stage)

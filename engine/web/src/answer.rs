@@ -54,13 +54,9 @@ pub(crate) async fn run(shared: &Rc<Shared>, job: Job) -> Result<(), Failure> {
             Err(Broken::Request(reason)) => return Err(reason),
             Err(Broken::Model(reason)) => reason,
         };
-        let failed = shared.entry();
-        if !shared.fall_back() {
-            return Err(reason);
-        }
+        let Some(text) = shared.fall_back(&reason) else { return Err(reason) };
         // What the other model wrote does not belong to the answer that follows.
         shared.event(&job.request, Event::Rewritten { text: String::new() });
-        let text = format!("{} {} answers instead of {}.", reason.message, shared.entry().name, failed.name);
         shared.event(&job.request, Event::Notice { text });
     }
 }

@@ -263,6 +263,13 @@ impl Hub {
         }
     }
 
+    /// Tells everyone who waits what they are to know before their turn comes.
+    pub fn notice_to_waiting(&mut self, text: &str) {
+        for request in self.queue.iter().cloned().collect::<Vec<_>>() {
+            self.event(&request, Event::Notice { text: text.to_owned() });
+        }
+    }
+
     /// Tells everyone who waits how many are before them.
     fn tell_queue(&mut self) {
         let busy = u32::from(self.running.is_some());
@@ -491,6 +498,24 @@ mod tests {
         assert!(hub.should_stop("r"), "whoever loads for it goes on to write");
         hub.event("r", Event::Text { text: "late".into() });
         assert!(hub.take_outgoing().is_empty());
+    }
+
+    #[test]
+    fn those_who_wait_hear_what_becomes_of_the_model() {
+        let mut hub = Hub::default();
+        hub.connect("a");
+        for (request, conversation) in [("r1", "c1"), ("r2", "c2"), ("r3", "c3")] {
+            hub.receive("a", ask(request, conversation, Some("text")));
+        }
+        hub.next_job().unwrap();
+        hub.take_outgoing();
+        hub.notice_to_waiting("Another model answers.");
+        let heard = hub.take_outgoing().into_iter().map(|out| match out.message {
+            FromEngine::Update { request, event: Event::Notice { .. }, .. } => request,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(heard.collect::<Vec<_>>(), ["r2", "r3"]);
+        assert_eq!(hub.requests["r2"].text, "", "it became the answer's");
     }
 
     #[test]

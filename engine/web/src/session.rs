@@ -184,16 +184,19 @@ impl Shared {
         self.set_state(EngineState::Idle);
     }
 
-    /// After the model failed: the packaged one answers until the browser starts again or the user chooses. False if it
-    /// was that one already.
-    pub(crate) fn fall_back(&self) -> bool {
-        let starter = self.catalog.packaged();
-        if self.entry().id == starter.id {
-            return false;
+    /// After the model failed: the packaged one answers until the browser starts again or the user chooses. Whoever waits is
+    /// told so, in the words that come back; none if it was that one already.
+    pub(crate) fn fall_back(&self, reason: &Failure) -> Option<String> {
+        let (starter, failed) = (self.catalog.packaged(), self.entry());
+        if failed.id == starter.id {
+            return None;
         }
         drop(self.host.borrow_mut().take());
+        let text = format!("{} {} answers instead of {}.", reason.message, starter.name, failed.name);
         self.set_entry(starter);
-        true
+        self.hub.borrow_mut().notice_to_waiting(&text);
+        self.flush();
+        Some(text)
     }
 
     /// Changes to another model, as a client wishes. The browser may end while it loads: the wish is kept before.
@@ -224,12 +227,13 @@ impl Shared {
             }
             Err(reason) => {
                 self.keep(settings).await;
-                self.tell(reason);
-                if self.fall_back()
+                if self.fall_back(&reason).is_some()
                     && let Ok(host) = self.take_host().await
                 {
                     self.return_host(host);
                 }
+                // Last: a state that follows takes its place on the screen.
+                self.tell(reason);
             }
         }
     }
