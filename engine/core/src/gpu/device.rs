@@ -309,3 +309,35 @@ impl Found {
         Gpu::open(&self.adapter, self.about.software, &self.fallback).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::open;
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_gone_says_so_and_one_that_refused_does_not() {
+        let Some(gpu) = open() else { return };
+        let refused = gpu.guarded("a buffer", || {
+            let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::STORAGE;
+            let wish = wgpu::BufferDescriptor { label: None, size: 16, usage, mapped_at_creation: false };
+            Ok(gpu.device.create_buffer(&wish))
+        });
+        assert!(pollster::block_on(refused).is_err_and(|error| error.to_string().contains("a buffer")));
+        assert_eq!((gpu.fault(), gpu.check()), (None, Ok(())));
+        gpu.close();
+        assert!(pollster::block_on(gpu.settle()).is_err());
+        assert_eq!(gpu.fault(), Some(Fault::Lost));
+    }
+
+    #[test]
+    fn a_loss_counts_for_more_than_memory_and_the_first_words_stay() {
+        let slot = Mutex::new(Failure::default());
+        Failure::add(&slot, None, Some(Fault::NoMemory));
+        Failure::add(&slot, Some("first".to_owned()), None);
+        Failure::add(&slot, Some("second".to_owned()), Some(Fault::Lost));
+        Failure::add(&slot, None, Some(Fault::NoMemory));
+        let slot = slot.into_inner().unwrap();
+        assert_eq!((slot.first.as_deref(), slot.fault), (Some("first"), Some(Fault::Lost)));
+    }
+}
