@@ -59,17 +59,13 @@ async function countAdapters (browser) {
 async function writes (client, device) {
   const request = `on ${device}`
   await client.ask(request, { kind: 'explain' })
-  await expect('it writes', async () => {
-    const { events, end } = await client.answer(request)
-    return end || events.some(({ kind }) => kind === 'text')
-  }, 60_000)
+  const hasText = async () => (await client.answer(request)).events.some(({ kind }) => kind === 'text')
+  await expect('it writes', async () => await hasText() || (await client.answer(request)).end, 60_000)
+  check(await hasText(), `nothing was written: ${JSON.stringify((await client.answer(request)).end)}`)
+  // What zeros write may be refused in the end, as unreliable.
   await client.send({ type: 'stop', request })
-  const { end } = await expect('it ends', async () => {
-    const now = await client.answer(request)
-    return now.end && now
-  }, 60_000)
-  const stats = end && 'stats' in end ? end.stats : null
-  check(stats && stats.model === 'tiny' && stats.device.includes(device) && stats.writtenTokens > 0, JSON.stringify(end))
+  const ready = (await client.states()).at(-1)
+  check(ready?.state === 'ready' && ready.model === 'tiny' && ready.device.includes(device), `it wrote on: ${JSON.stringify(ready)}`)
 }
 
 scenario('a graphics device lost while a model loads: another one is waited for', async (stage) => {
