@@ -24,8 +24,6 @@ const announce = (/** @type {string} */ text) => { status.textContent = text }
 let all = null
 /** @type {Map<string, ModelCard>} */
 const cards = new Map()
-/** A model to be deleted once another one answers. */
-let deleteWhenFree = ''
 /** The model whose files are being chosen, or empty. */
 let importFor = ''
 
@@ -63,10 +61,6 @@ function show (message) {
   for (const id of gone) {
     cards.get(id)?.element.remove()
     cards.delete(id)
-  }
-  if (deleteWhenFree && message.current !== deleteWhenFree) {
-    port.send({ type: 'delete', model: deleteWhenFree })
-    deleteWhenFree = ''
   }
   if (first) follow()
 }
@@ -280,10 +274,8 @@ async function askToCancel (model) {
 async function askToDelete (model, { models, current }) {
   const inUse = model.id === current
   const fallback = models.find(({ origin }) => origin === 'packaged')
-  if (!await askDelete(model, inUse, fallback?.name ?? '')) return
-  if (!inUse || !fallback) return port.send({ type: 'delete', model: model.id })
-  deleteWhenFree = model.id
-  port.send({ type: 'use', model: fallback.id })
+  // One in use goes once the other is in its place: the engine sees to that, and this page may be closed.
+  if (await askDelete(model, inUse, fallback?.name ?? '')) port.send({ type: 'delete', model: model.id })
 }
 
 /** @param {HTMLInputElement} input @param {string} [model] */

@@ -29,11 +29,11 @@ scenario('an unused model is put away, and comes back when it is needed', async 
 })
 
 /** A model of the user's own: tiny, of random weights, so that its text means nothing and comes fast. */
-const OWN = 'own-tiny'
-const DOWNLOADS = { downloads: ['http://models.test/tiny/'] }
+export const OWN = 'own-tiny'
+export const DOWNLOADS = { downloads: ['http://models.test/tiny/'] }
 
 /** @param {string} [template] how it chats; none if empty */
-function files (template = '<|im_start|>user\n<|im_end|>') {
+export function files (template = '<|im_start|>user\n<|im_end|>') {
   const golden = join(REPOSITORY, 'tests/golden/shapes/smollm-hf')
   const config = JSON.parse(readFileSync(join(golden, 'config.json'), 'utf8'))
   const all = new Map([
@@ -45,7 +45,7 @@ function files (template = '<|im_start|>user\n<|im_end|>') {
 }
 
 /** Another: a Gemma 4 of zeros, whose table of 67 MB is only gathered. */
-function filesWithTable () {
+export function filesWithTable () {
   const all = tinyModel(350_000)
   const weights = /** @type {Buffer} */ (all.get('model.safetensors'))
   weights.fill(0, 8 + Number(weights.readBigUInt64LE(0)))
@@ -54,7 +54,7 @@ function filesWithTable () {
 }
 
 /** A client, once the user's own model is on the computer. @param {Stage} stage @param {Map<string, Buffer>} [model] */
-async function withOwnModel ({ browser, web }, model = files()) {
+export async function withOwnModel ({ browser, web }, model = files()) {
   web.serve('models.test', new Mirror(model).handler)
   const client = await Client.open(browser)
   await client.send({ type: 'models' })
@@ -135,7 +135,7 @@ scenario('a table that stays on the disk: its model is mended and deleted while 
  * opens where they can be destroyed. Draws the same random numbers for every answer.
  * @param {Browser} browser
  */
-async function reachDevices (browser) {
+export async function reachDevices (browser) {
   const worker = await expect('the engine runs', () => browser.workers.at(-1))
   await worker.eval(() => {
     const scope = /** @type {any} */ (globalThis)

@@ -19,6 +19,14 @@ pub enum Error {
         /// What would be supported instead.
         reason: String,
     },
+    /// A stored file of the model could not be read: what it says is unknown.
+    #[error("{what} could not be read: {reason}")]
+    Unread {
+        /// The part of the file.
+        what: String,
+        /// What the storage says.
+        reason: String,
+    },
     /// A kernel was given a tensor of the wrong shape.
     #[error("{op}: {what} is {got:?}, expected {expected:?}")]
     Shape {
@@ -53,6 +61,11 @@ impl Error {
     /// Makes a [`Error::Unsupported`].
     pub fn unsupported(what: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Unsupported { what: what.into(), reason: reason.into() }
+    }
+
+    /// Makes a [`Error::Unread`].
+    pub fn unread(what: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Unread { what: what.into(), reason: reason.into() }
     }
 }
 

@@ -72,7 +72,7 @@ impl OutsideRows {
     }
 
     /// What `op` leaves in its output of `width` columns: `out` is `[T, width]`, or `[1, width]` for the last of `tokens`.
-    /// Fails when a row cannot be read, naming its table.
+    /// Fails when a row cannot be read ([`Error::Unread`]), naming its table.
     pub fn gather(&mut self, op: &Embed, width: usize, tokens: &[u32], out: &mut [f32]) -> Result<()> {
         let first = tokens.len().saturating_sub(out.len() / width.max(1));
         for (out, &token) in out.chunks_exact_mut(width.max(1)).zip(&tokens[first..]) {
@@ -126,7 +126,7 @@ fn decode(
     let offset = spec.location.offset + u64::from(row) * row_bytes as u64;
     files
         .read(spec.location.file, offset, bytes)
-        .map_err(|error| Error::format(&spec.name, format!("its row {row} could not be read: {error}")))?;
+        .map_err(|error| Error::unread(format!("row {row} of {}", spec.name), error.to_string()))?;
     check_block_scales(spec.quant, &spec.name, bytes)?;
     spec.quant.dequantize(bytes, out);
     Ok(())

@@ -54,13 +54,9 @@ pub(crate) async fn run(shared: &Rc<Shared>, job: Job) -> Result<(), Failure> {
             Err(Broken::Request(reason)) => return Err(reason),
             Err(Broken::Model(reason)) => reason,
         };
-        let failed = shared.entry();
-        if !shared.fall_back() {
-            return Err(reason);
-        }
+        let Some(text) = shared.fall_back(&reason) else { return Err(reason) };
         // What the other model wrote does not belong to the answer that follows.
         shared.event(&job.request, Event::Rewritten { text: String::new() });
-        let text = format!("{} {} answers instead of {}.", reason.message, shared.entry().name, failed.name);
         shared.event(&job.request, Event::Notice { text });
     }
 }
@@ -110,6 +106,11 @@ async fn round(shared: &Rc<Shared>, job: &Job, started: f64) -> Result<(), Broke
         tell(&plan);
     }
     let mut host = shared.take_host().await.map_err(Broken::Model)?;
+    if shared.should_stop(&job.request) {
+        shared.return_host(host);
+        shared.event(&job.request, Event::Stopped { stats: Stats::default() });
+        return Ok(());
+    }
     if plan.leads {
         let tokens =
             |attempt: &Attempt| Ok(draft::prompt(attempt, &chat(&entry, &host.model)?, &host.model.tokenizer)?.len());
@@ -118,7 +119,7 @@ async fn round(shared: &Rc<Shared>, job: &Job, started: f64) -> Result<(), Broke
             Ok(fitting) => plan = fitting,
             Err(error) => {
                 shared.return_host(host);
-                return Err(Broken::Request(could_not_go_on(&error)));
+                return Err(Broken::Request(could_not_go_on(&entry, &error)));
             }
         }
         tell(&plan);
@@ -127,8 +128,8 @@ async fn round(shared: &Rc<Shared>, job: &Job, started: f64) -> Result<(), Broke
     let result = writer.write(&plan).await;
     let stats = writer.stats();
     let lost = writer.lost;
-    if lost {
-        // Its device is gone and could not be had again.
+    if lost || matches!(result, Err(Error::Unread { .. })) {
+        // Its device is gone and could not be had again; or its file, which the next request opens anew.
         drop(host);
         shared.unloaded();
     } else {
@@ -141,16 +142,31 @@ async fn round(shared: &Rc<Shared>, job: &Job, started: f64) -> Result<(), Broke
             message: format!("{} could not go on: {error}.", entry.name),
             next_step: "Try again; if it stays so, restart the browser.".to_owned(),
         })),
-        Err(error) => Err(Broken::Request(could_not_go_on(&error))),
+        Err(error) => Err(Broken::Request(could_not_go_on(&entry, &error))),
     }
 }
 
-fn could_not_go_on(error: &Error) -> Failure {
-    let code = if matches!(error, Error::ContextFull { .. }) { FailureCode::TooLong } else { FailureCode::ModelFailed };
+fn could_not_go_on(entry: &ModelEntry, error: &Error) -> Failure {
+    let code = match error {
+        Error::Unread { .. } => return unread(entry, error),
+        Error::ContextFull { .. } => FailureCode::TooLong,
+        _ => FailureCode::ModelFailed,
+    };
     Failure {
         code,
         message: format!("The model could not go on: {error}."),
         next_step: "Try again with a shorter text.".to_owned(),
+    }
+}
+
+/// A model's file could not be read, which is an [`Error::Unread`].
+pub(crate) fn unread(entry: &ModelEntry, error: &Error) -> Failure {
+    Failure {
+        code: FailureCode::StorageFailed,
+        message: format!("The file of {} on this computer could not be read ({error}).", entry.name),
+        next_step:
+            "Try again; if it stays so, check the model on the models page: only what is damaged is fetched again."
+                .to_owned(),
     }
 }
 
@@ -436,7 +452,9 @@ impl<'a> Writer<'a> {
         };
         let was = self.host.device.name.clone();
         let restarted = match preference {
-            Preference::Cpu(_) => self.host.fits_cpu().map_err(|slow| Error::Gpu(format!("{why}. {slow}"))),
+            Preference::Cpu(_) => {
+                self.host.fits_cpu().map_err(|slow| Error::Gpu(format!("{why}. {}", slow.trim_end_matches('.'))))
+            }
             _ => Ok(()),
         };
         let mut progress = self.shared.progress(self.host.bytes());

@@ -1,5 +1,7 @@
 //! The few things the engine needs from the browser: time, a pause, and the bytes of a packaged file.
 
+use std::cell::RefCell;
+
 use js_sys::{Function, Promise, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -72,21 +74,38 @@ pub(crate) async fn sleep(ms: i32) {
     let _ = JsFuture::from(promise).await;
 }
 
+thread_local! {
+    /// What [`graphics_name`] was told.
+    static NAME: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
 /// Maker and family of the graphics adapter, such as "NVIDIA hopper"; empty if the browser says neither. Browsers often keep
-/// a card's name to themselves, and these are all that is left of it.
+/// a card's name to themselves, and these are all that is left of it. The browser is asked once.
 pub(crate) async fn graphics_name() -> String {
-    let said = async {
-        let get = |of: &JsValue, key: &str| Reflect::get(of, &key.into()).ok().filter(|value| !value.is_undefined());
-        let gpu = get(&get(&js_sys::global(), "navigator")?, "gpu")?;
-        let ask: Function = get(&gpu, "requestAdapter")?.dyn_into().ok()?;
-        let wish = js_sys::Object::new();
-        Reflect::set(&wish, &"powerPreference".into(), &"high-performance".into()).ok()?;
-        let answer: Promise = ask.call1(&gpu, &wish).ok()?.dyn_into().ok()?;
-        let info = get(&JsFuture::from(answer).await.ok().filter(|adapter| !adapter.is_null())?, "info")?;
-        let text = |key| get(&info, key).and_then(|value| value.as_string()).unwrap_or_default();
-        Some(maker_and_family(&text("vendor"), &text("architecture")))
-    };
-    said.await.unwrap_or_default()
+    if let Some(name) = NAME.with_borrow(Clone::clone) {
+        return name;
+    }
+    let name = ask_graphics_name().await;
+    NAME.set(name.clone());
+    name.unwrap_or_default()
+}
+
+/// After a loss the adapter may be another.
+pub(crate) fn forget_graphics_name() {
+    NAME.set(None);
+}
+
+/// `None` if there is no adapter. What opens one does not tell these two: another has to be asked for.
+async fn ask_graphics_name() -> Option<String> {
+    let get = |of: &JsValue, key: &str| Reflect::get(of, &key.into()).ok().filter(|value| !value.is_undefined());
+    let gpu = get(&get(&js_sys::global(), "navigator")?, "gpu")?;
+    let ask: Function = get(&gpu, "requestAdapter")?.dyn_into().ok()?;
+    let wish = js_sys::Object::new();
+    Reflect::set(&wish, &"powerPreference".into(), &"high-performance".into()).ok()?;
+    let answer: Promise = ask.call1(&gpu, &wish).ok()?.dyn_into().ok()?;
+    let info = get(&JsFuture::from(answer).await.ok().filter(|adapter| !adapter.is_null())?, "info")?;
+    let text = |key| get(&info, key).and_then(|value| value.as_string()).unwrap_or_default();
+    Some(maker_and_family(&text("vendor"), &text("architecture")))
 }
 
 /// As people write them: browsers say "nvidia" and "hopper".

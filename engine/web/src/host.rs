@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sotto_core::cpu::CpuPath;
 use sotto_core::generate::{Executor, Generator};
-use sotto_core::gpu::{self, CacheFormat, Fence, Gpu, GpuExecutor, Options};
+use sotto_core::gpu::{self, CacheFormat, Fault, Fence, Found, Gpu, GpuExecutor, Options};
 use sotto_core::model::{Model, Network, Stages};
 use sotto_core::outside::{self, OutsideRows};
 use sotto_core::requantize::{Requantized, Target};
@@ -14,9 +14,10 @@ use sotto_core::text::guard::GuardTables;
 use sotto_core::weights::{WeightId, WeightStream, WeightTable};
 use sotto_core::{Error, Result};
 
-use crate::browser::{Pause, graphics_name, mark, now, sleep};
+use crate::browser::{Pause, forget_graphics_name, graphics_name, mark, now, sleep};
 use crate::fit::{self, Sizes};
 use crate::source::{Reach, Reader, Source};
+use crate::tries::{Tables, Tries};
 
 /// Which device a load may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +142,7 @@ impl Host {
     /// graphics device now gets no table that can stay in storage.
     pub(crate) async fn restart(&mut self, preference: Preference, progress: &mut dyn FnMut(u64)) -> Result<()> {
         self.close();
+        forget_graphics_name();
         let load = Load {
             network: &self.model.network(),
             files: self.model.files.len(),
@@ -182,15 +184,6 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-/// Where a graphics device is first given the tables that are only gathered. A CPU never holds those that can stay in storage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tables {
-    /// With the other weights; in storage once that has failed.
-    Inside,
-    /// In storage.
-    Outside,
 }
 
 /// The weights that can stay in storage.
@@ -238,7 +231,7 @@ impl Load<'_> {
         };
         if preference == Preference::Best {
             fit::on_cpu(&Sizes::of(self.network, &outside))
-                .map_err(|slow| Error::unsupported("the CPU", format!("{reason} {slow}")))?;
+                .map_err(|slow| Error::unsupported("the CPU", format!("{reason} {}", slow.trim_end_matches('.'))))?;
         }
         meanwhile()?;
         let rows = self.rows(&outside).await?;
@@ -249,7 +242,7 @@ impl Load<'_> {
     }
 
     /// Loads onto a graphics device, with the tables in `outside` left in storage if it does not take all weights. Free memory
-    /// cannot be asked for: only trying tells.
+    /// cannot be asked for: only trying tells. A device that is lost meanwhile is replaced.
     async fn graphics(
         &self,
         preference: Preference,
@@ -258,31 +251,46 @@ impl Load<'_> {
         meanwhile: &mut dyn FnMut() -> Result<()>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Generator, DeviceWords)> {
-        let nothing = BTreeSet::new();
-        let attempts: &[_] = match self.tables {
-            _ if outside.is_empty() => &[&nothing],
-            Tables::Inside => &[&nothing, outside],
-            Tables::Outside => &[outside],
-        };
-        let mut failure = Error::Gpu("it was not tried".to_owned());
-        for outside in attempts {
-            let gpu = self.open(preference == Preference::AnyGpu).await?;
+        let (nothing, mut tries, mut patience) = (BTreeSet::new(), Tries::new(self.tables), self.patience);
+        loop {
+            let gpu = match open(preference == Preference::AnyGpu, patience).await {
+                Ok(gpu) => gpu,
+                Err(Error::Gpu(why)) => return Err(Error::Gpu(tries.words(Some(why)))),
+                Err(error) => return Err(error),
+            };
             mark("device");
-            match self.onto(&gpu, outside, reader, meanwhile, progress).await {
+            let left = if tries.tables() == Tables::Inside { &nothing } else { outside };
+            let why = match self.onto(&gpu, left, reader, meanwhile, progress).await {
                 Ok((generator, rounding)) => {
-                    let reason = with_tables(format!("WebGPU found a graphics adapter.{rounding}"), outside);
+                    let lost = if tries.was_lost() {
+                        " It was lost while the model was loading, and opened anew."
+                    } else {
+                        ""
+                    };
+                    let reason = with_tables(format!("WebGPU found a graphics adapter.{lost}{rounding}"), left);
                     return Ok((generator, DeviceWords { name: gpu.name.clone(), reason }));
                 }
+                Err(Error::Gpu(why)) => why,
                 Err(error) => {
                     gpu.close();
-                    if !matches!(error, Error::Gpu(_)) {
-                        return Err(error);
-                    }
-                    failure = error;
+                    return Err(error);
                 }
+            };
+            let fault = gpu.fault();
+            gpu.close();
+            if !tries.again(&why, fault, !outside.is_empty()) {
+                return Err(Error::Gpu(tries.words(None)));
+            }
+            match fault {
+                Some(Fault::Lost) => {
+                    forget_graphics_name();
+                    patience = AFTER_A_LOSS;
+                }
+                // What went before may not have given back all of its own.
+                Some(Fault::NoMemory) => sleep(ASK_AGAIN_MS).await,
+                None => {}
             }
         }
-        Err(failure)
     }
 
     /// A reader of the rows that stay in storage.
@@ -290,19 +298,6 @@ impl Load<'_> {
         match outside.is_empty() {
             true => Ok(None),
             false => OutsideRows::new(&self.network.weights, outside, self.source.files().await?).map(Some),
-        }
-    }
-
-    async fn open(&self, accept_software: bool) -> Result<Gpu> {
-        let until = now() + self.patience.ms;
-        loop {
-            if let Some(gpu) = gpu::open_web(accept_software, &graphics_name().await).await? {
-                return Ok(gpu);
-            }
-            if now() >= until {
-                return Err(Error::Gpu("this browser offers no WebGPU adapter on this machine".to_owned()));
-            }
-            sleep(ASK_AGAIN_MS).await;
         }
     }
 
@@ -395,6 +390,29 @@ impl Load<'_> {
         }
         mark("weights");
         Ok(())
+    }
+}
+
+/// Opens the browser's device. A software one fails unless `accept_software`: Sotto's own CPU path is faster.
+async fn open(accept_software: bool, patience: Patience) -> Result<Gpu> {
+    let until = now() + patience.ms;
+    loop {
+        let missing = match Found::in_browser(&graphics_name().await).await {
+            None => Error::Gpu("this browser offers no WebGPU adapter on this machine".to_owned()),
+            Some(found) if found.about().software && !accept_software => {
+                let name = &found.about().name;
+                return Err(Error::Gpu(format!("{name} computes on the CPU, slower than Sotto's own CPU path")));
+            }
+            // A graphics process that ends offers adapters that cannot be opened.
+            Some(found) => match found.open().await {
+                Ok(gpu) => return Ok(gpu),
+                Err(error) => error,
+            },
+        };
+        if now() >= until {
+            return Err(missing);
+        }
+        sleep(ASK_AGAIN_MS).await;
     }
 }
 

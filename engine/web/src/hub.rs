@@ -228,6 +228,9 @@ impl Hub {
             self.queue.remove(at);
             self.event(request, Event::Stopped { stats: Stats::default() });
             self.tell_queue();
+        } else if self.running.as_deref() == Some(request) && matches!(self.state, EngineState::Loading { .. }) {
+            // The load goes on, for the next one; nobody has to wait for its end.
+            self.event(request, Event::Stopped { stats: Stats::default() });
         }
     }
 
@@ -257,6 +260,13 @@ impl Hub {
                 Some(id) => self.forget(&id),
                 None => return,
             }
+        }
+    }
+
+    /// Tells everyone who waits what they are to know before their turn comes.
+    pub fn notice_to_waiting(&mut self, text: &str) {
+        for request in self.queue.iter().cloned().collect::<Vec<_>>() {
+            self.event(&request, Event::Notice { text: text.to_owned() });
         }
     }
 
@@ -471,6 +481,41 @@ mod tests {
         assert!(hub.should_stop("r1"));
         hub.event("r1", Event::Stopped { stats: Stats::default() });
         assert_eq!(hub.next_job(), None);
+    }
+
+    #[test]
+    fn a_request_that_waits_for_its_model_is_stopped_at_once() {
+        let mut hub = Hub::default();
+        hub.connect("a");
+        hub.receive("a", ask("r", "c", Some("text")));
+        hub.next_job().unwrap();
+        let loading = EngineState::Loading { model: "M".into(), done_bytes: 1.0, total_bytes: 2.0 };
+        hub.set_state(loading);
+        hub.receive("a", ToEngine::Stop { request: "r".into() });
+        let stopped = Event::Stopped { stats: Stats::default() };
+        let ends = |o: &Outgoing| matches!(&o.message, FromEngine::Update { event, .. } if *event == stopped);
+        assert!(hub.take_outgoing().iter().any(ends));
+        assert!(hub.should_stop("r"), "whoever loads for it goes on to write");
+        hub.event("r", Event::Text { text: "late".into() });
+        assert!(hub.take_outgoing().is_empty());
+    }
+
+    #[test]
+    fn those_who_wait_hear_what_becomes_of_the_model() {
+        let mut hub = Hub::default();
+        hub.connect("a");
+        for (request, conversation) in [("r1", "c1"), ("r2", "c2"), ("r3", "c3")] {
+            hub.receive("a", ask(request, conversation, Some("text")));
+        }
+        hub.next_job().unwrap();
+        hub.take_outgoing();
+        hub.notice_to_waiting("Another model answers.");
+        let heard = hub.take_outgoing().into_iter().map(|out| match out.message {
+            FromEngine::Update { request, event: Event::Notice { .. }, .. } => request,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(heard.collect::<Vec<_>>(), ["r2", "r3"]);
+        assert_eq!(hub.requests["r2"].text, "", "it became the answer's");
     }
 
     #[test]

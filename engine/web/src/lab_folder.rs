@@ -8,7 +8,7 @@ use sotto_core::cpu::CpuPath;
 use sotto_core::formats::safetensors::Parsed;
 use sotto_core::formats::{HuggingFaceTexts, ModelDescription, Safetensors};
 use sotto_core::generate::{Executor, Generator};
-use sotto_core::gpu::{self, CacheFormat, GpuExecutor, Options};
+use sotto_core::gpu::{CacheFormat, Found, GpuExecutor, Options};
 use sotto_core::model::{Network, Stages};
 use sotto_core::sampler::{Sampler, SamplerOptions, argmax};
 use sotto_core::weights::{WeightSink, WeightStream, Zeroed};
@@ -71,7 +71,8 @@ async fn generator(folder: &str, device: &str, stages: Stages, ranges: fixture::
         "reference" => Executor::Cpu(Box::new(network.cpu(CpuPath::Reference)?)),
         "cpu" => Executor::Cpu(Box::new(network.cpu(CpuPath::Fast)?)),
         _ => {
-            let gpu = gpu::open_web(true, "").await?.ok_or_else(|| Error::Gpu("there is no adapter".to_owned()))?;
+            let found = Found::in_browser("").await;
+            let gpu = found.ok_or_else(|| Error::Gpu("there is no adapter".to_owned()))?.open().await?;
             let cache = if device == F16 { CacheFormat::F16 } else { CacheFormat::F32 };
             let options = Options { max_positions: context, cache, ..Options::default() };
             Executor::Gpu(Box::new(GpuExecutor::new(&gpu, &network.recording, &network.weights, options).await?))

@@ -5,6 +5,7 @@ pub mod hub;
 pub mod protocol;
 pub mod settings;
 pub mod store;
+pub mod tries;
 
 #[cfg(target_arch = "wasm32")]
 mod answer;

@@ -4,7 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use serde::Serialize;
-use sotto_core::gpu;
+use sotto_core::Error;
+use sotto_core::gpu::Found;
 use sotto_core::recipes::ModelEntry;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
@@ -99,7 +100,8 @@ impl Shared {
         self.set_state(loading(0));
         let mut told = 0;
         move |done| {
-            if done >= told + PROGRESS_BYTES {
+            // Less than before: it was begun anew.
+            if done < told || done >= told + PROGRESS_BYTES {
                 told = done;
                 self.set_state(loading(done));
             }
@@ -141,10 +143,13 @@ impl Shared {
                     || "Try again; if it stays so, install the extension again.".to_owned(),
                     |name| format!("Try again, or choose {name}."),
                 );
-                let reason = Failure {
-                    code: FailureCode::ModelFailed,
-                    message: format!("{} could not be loaded: {error}.", entry.name),
-                    next_step: offer,
+                let reason = match error {
+                    Error::Unread { .. } => answer::unread(&entry, &error),
+                    error => Failure {
+                        code: FailureCode::ModelFailed,
+                        message: format!("{} could not be loaded: {error}.", entry.name),
+                        next_step: offer,
+                    },
                 };
                 self.set_state(EngineState::Failed { reason: reason.clone() });
                 Err(reason)
@@ -179,16 +184,19 @@ impl Shared {
         self.set_state(EngineState::Idle);
     }
 
-    /// After the model failed: the packaged one answers until the browser starts again or the user chooses. False if it
-    /// was that one already.
-    pub(crate) fn fall_back(&self) -> bool {
-        let starter = self.catalog.packaged();
-        if self.entry().id == starter.id {
-            return false;
+    /// After the model failed: the packaged one answers until the browser starts again or the user chooses. Whoever waits is
+    /// told so, in the words that come back; none if it was that one already.
+    pub(crate) fn fall_back(&self, reason: &Failure) -> Option<String> {
+        let (starter, failed) = (self.catalog.packaged(), self.entry());
+        if failed.id == starter.id {
+            return None;
         }
         drop(self.host.borrow_mut().take());
+        let text = format!("{} {} answers instead of {}.", reason.message, starter.name, failed.name);
         self.set_entry(starter);
-        true
+        self.hub.borrow_mut().notice_to_waiting(&text);
+        self.flush();
+        Some(text)
     }
 
     /// Changes to another model, as a client wishes. The browser may end while it loads: the wish is kept before.
@@ -219,12 +227,13 @@ impl Shared {
             }
             Err(reason) => {
                 self.keep(settings).await;
-                self.tell(reason);
-                if self.fall_back()
+                if self.fall_back(&reason).is_some()
                     && let Ok(host) = self.take_host().await
                 {
                     self.return_host(host);
                 }
+                // Last: a state that follows takes its place on the screen.
+                self.tell(reason);
             }
         }
     }
@@ -268,12 +277,13 @@ impl Shared {
 
     /// Looks which graphics adapter there is, and says which models it can run.
     async fn look(&self) {
-        let adapter = gpu::look_web(&graphics_name().await).await;
+        let found = Found::in_browser(&graphics_name().await).await;
+        let adapter = found.as_ref().map(Found::about);
         let library = self.catalog.library();
-        let name = adapter.as_ref().filter(|a| !a.software).map_or("", |a| &a.name);
+        let name = adapter.filter(|a| !a.software).map_or("", |a| &a.name);
         library.set_gpu(name);
         for entry in self.catalog.others() {
-            library.set_fit(&entry.id, fit::before(entry, adapter.as_ref(), self.catalog.smaller(entry)));
+            library.set_fit(&entry.id, fit::before(entry, adapter, self.catalog.smaller(entry)));
         }
     }
 
@@ -291,7 +301,11 @@ impl Shared {
                     shared.switch_to(&client, &model).await;
                     let delete = shared.delete.borrow_mut().take();
                     if let Some((client, model)) = delete {
-                        shared.catalog.library().receive(&client, &ToEngine::Delete { model });
+                        let delete = ToEngine::Delete { model };
+                        // It may have been chosen anew meanwhile.
+                        if !shared.wish(&client, &delete) {
+                            shared.catalog.library().receive(&client, &delete);
+                        }
                     }
                     continue;
                 }

@@ -21,7 +21,31 @@ pub struct Gpu {
     pub software: bool,
     /// True when shaders may use subgroup operations.
     pub subgroups: bool,
-    failure: Arc<Mutex<Option<String>>>,
+    failure: Arc<Mutex<Failure>>,
+}
+
+/// What befell a device that a new one, or the same one later, may be spared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// It had no memory left.
+    NoMemory,
+    /// It was lost.
+    Lost,
+}
+
+/// What a device said of itself, outside of the calls that wait for its answer.
+#[derive(Debug, Default)]
+struct Failure {
+    first: Option<String>,
+    fault: Option<Fault>,
+}
+
+impl Failure {
+    fn add(slot: &Mutex<Self>, text: Option<String>, fault: Option<Fault>) {
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.first = slot.first.take().or(text);
+        slot.fault = slot.fault.max(fault);
+    }
 }
 
 impl Gpu {
@@ -43,14 +67,13 @@ impl Gpu {
             })
             .await
             .map_err(|e| Error::Gpu(format!("{} could not be opened: {e}", info.name)))?;
-        let failure = Arc::new(Mutex::new(None::<String>));
+        let failure = Arc::new(Mutex::new(Failure::default()));
         let (on_error, on_lost) = (failure.clone(), failure.clone());
-        let keep_first = |slot: &Mutex<Option<String>>, text: String| {
-            slot.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
-        };
-        device.on_uncaptured_error(Arc::new(move |error| keep_first(&on_error, describe(&error))));
+        device
+            .on_uncaptured_error(Arc::new(move |error| Failure::add(&on_error, Some(describe(&error)), fault(&error))));
         device.set_device_lost_callback(move |_, message| {
-            keep_first(&on_lost, format!("it was lost ({message}); ask again to start it anew"));
+            let text = format!("it was lost ({message}); ask again to start it anew");
+            Failure::add(&on_lost, Some(text), Some(Fault::Lost));
         });
         let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
         Ok(Self { device, queue, name: display_name(&info, fallback), software, subgroups, failure })
@@ -58,10 +81,15 @@ impl Gpu {
 
     /// The first error that no call reported, if there was one.
     pub fn check(&self) -> Result<()> {
-        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).first.clone() {
             None => Ok(()),
             Some(text) => Err(Error::Gpu(text)),
         }
+    }
+
+    /// What befell it so far that another try may be spared; a loss counts for more. [`Self::close`] is a loss too.
+    pub fn fault(&self) -> Option<Fault> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).fault
     }
 
     /// Runs `make` and fails with words when the device refuses or has no memory left.
@@ -83,7 +111,7 @@ impl Gpu {
                 some => some,
             }
         };
-        (made, Guarded { what, error: Box::pin(error) })
+        (made, Guarded { what, error: Box::pin(error), failure: Arc::clone(&self.failure) })
     }
 
     /// Sends off what was written or encoded so far, and marks this point of the queue.
@@ -157,6 +185,7 @@ impl Gpu {
 pub(super) struct Guarded {
     what: &'static str,
     error: Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>,
+    failure: Arc<Mutex<Failure>>,
 }
 
 impl Guarded {
@@ -164,7 +193,10 @@ impl Guarded {
     pub(super) async fn settled(self) -> Result<()> {
         match self.error.await {
             None => Ok(()),
-            Some(error) => Err(Error::Gpu(format!("{}: {}", self.what, describe(&error)))),
+            Some(error) => {
+                Failure::add(&self.failure, None, fault(&error));
+                Err(Error::Gpu(format!("{}: {}", self.what, describe(&error))))
+            }
         }
     }
 }
@@ -198,6 +230,10 @@ fn describe(error: &wgpu::Error) -> String {
         }
         other => other.to_string(),
     }
+}
+
+fn fault(error: &wgpu::Error) -> Option<Fault> {
+    matches!(error, wgpu::Error::OutOfMemory { .. }).then_some(Fault::NoMemory)
 }
 
 /// What to call a card without a name: browsers may keep it to themselves.
@@ -258,44 +294,75 @@ pub struct Adapter {
     pub buffer_bytes: u64,
 }
 
+/// The browser's adapter, not opened yet.
 #[cfg(target_arch = "wasm32")]
-async fn web_adapter() -> Option<wgpu::Adapter> {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
-        backends: wgpu::Backends::BROWSER_WEBGPU,
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    });
-    let options =
-        wgpu::RequestAdapterOptions { power_preference: wgpu::PowerPreference::HighPerformance, ..Default::default() };
-    instance.request_adapter(&options).await.ok()
+pub struct Found {
+    adapter: wgpu::Adapter,
+    fallback: String,
+    about: Adapter,
 }
 
-/// What the browser's adapter says about itself, without opening it; `None` when the browser offers none. `fallback` is
-/// what to call it if it has no name.
 #[cfg(target_arch = "wasm32")]
-pub async fn look_web(fallback: &str) -> Option<Adapter> {
-    let adapter = web_adapter().await?;
-    let (info, limits) = (adapter.get_info(), adapter.limits());
-    Some(Adapter {
-        name: display_name(&info, fallback),
-        software: is_software(&info),
-        binding_bytes: limits.max_storage_buffer_binding_size,
-        buffer_bytes: limits.max_buffer_size,
-    })
-}
-
-/// Opens the browser's device, or answers `None` when the browser offers none, as it does for the first request after its
-/// graphics process ended. A software one fails unless `accept_software`: Sotto's own CPU path is
-/// faster. `fallback` is what to call it if it has no name.
-#[cfg(target_arch = "wasm32")]
-pub async fn open_web(accept_software: bool, fallback: &str) -> Result<Option<Gpu>> {
-    let Some(adapter) = web_adapter().await else { return Ok(None) };
-    let info = adapter.get_info();
-    let software = is_software(&info);
-    if software && !accept_software {
-        return Err(Error::Gpu(format!(
-            "{} computes on the CPU, slower than Sotto's own CPU path",
-            display_name(&info, fallback)
-        )));
+impl Found {
+    /// Asks the browser for its adapter; `None` when it offers none, as it does for the first request after its graphics
+    /// process ended. `fallback` is what to call it if it has no name.
+    pub async fn in_browser(fallback: &str) -> Option<Self> {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+            backends: wgpu::Backends::BROWSER_WEBGPU,
+            ..wgpu::InstanceDescriptor::new_without_display_handle()
+        });
+        let power_preference = wgpu::PowerPreference::HighPerformance;
+        let options = wgpu::RequestAdapterOptions { power_preference, ..Default::default() };
+        let adapter = instance.request_adapter(&options).await.ok()?;
+        let (info, limits) = (adapter.get_info(), adapter.limits());
+        let about = Adapter {
+            name: display_name(&info, fallback),
+            software: is_software(&info),
+            binding_bytes: limits.max_storage_buffer_binding_size,
+            buffer_bytes: limits.max_buffer_size,
+        };
+        Some(Self { adapter, fallback: fallback.to_owned(), about })
     }
-    Gpu::open(&adapter, software, fallback).await.map(Some)
+
+    /// What it says about itself.
+    pub fn about(&self) -> &Adapter {
+        &self.about
+    }
+
+    /// Opens its device.
+    pub async fn open(&self) -> Result<Gpu> {
+        Gpu::open(&self.adapter, self.about.software, &self.fallback).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::open;
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_gone_says_so_and_one_that_refused_does_not() {
+        let Some(gpu) = open() else { return };
+        let refused = gpu.guarded("a buffer", || {
+            let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::STORAGE;
+            let wish = wgpu::BufferDescriptor { label: None, size: 16, usage, mapped_at_creation: false };
+            Ok(gpu.device.create_buffer(&wish))
+        });
+        assert!(pollster::block_on(refused).is_err_and(|error| error.to_string().contains("a buffer")));
+        assert_eq!((gpu.fault(), gpu.check()), (None, Ok(())));
+        gpu.close();
+        assert!(pollster::block_on(gpu.settle()).is_err());
+        assert_eq!(gpu.fault(), Some(Fault::Lost));
+    }
+
+    #[test]
+    fn a_loss_counts_for_more_than_memory_and_the_first_words_stay() {
+        let slot = Mutex::new(Failure::default());
+        Failure::add(&slot, None, Some(Fault::NoMemory));
+        Failure::add(&slot, Some("first".to_owned()), None);
+        Failure::add(&slot, Some("second".to_owned()), Some(Fault::Lost));
+        Failure::add(&slot, None, Some(Fault::NoMemory));
+        let slot = slot.into_inner().unwrap();
+        assert_eq!((slot.first.as_deref(), slot.fault), (Some("first"), Some(Fault::Lost)));
+    }
 }

@@ -20,11 +20,11 @@ mod upload;
 mod weights;
 
 pub use cache::{CacheFormat, all_caches_bytes};
+#[cfg(target_arch = "wasm32")]
+pub use device::Found;
 #[cfg(not(target_arch = "wasm32"))]
 pub use device::open_native;
-pub use device::{Adapter, Fence, Gpu};
-#[cfg(target_arch = "wasm32")]
-pub use device::{look_web, open_web};
+pub use device::{Adapter, Fault, Fence, Gpu};
 pub use executor::{GpuExecutor, Options, StepParams};
 pub use layout::{Element, Packing};
 pub use upload::Mapped;

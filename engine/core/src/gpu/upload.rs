@@ -30,6 +30,14 @@ struct Mapping {
     done: Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
 }
 
+impl Mapping {
+    fn begin(buffer: wgpu::Buffer) -> Self {
+        let (sender, done) = signal();
+        buffer.map_async(wgpu::MapMode::Write, .., move |result| sender.send(result));
+        Self { buffer, done }
+    }
+}
+
 /// A mapped buffer that is being filled.
 struct Filling {
     buffer: wgpu::Buffer,
@@ -41,8 +49,6 @@ struct Filling {
 pub(super) struct Upload {
     gpu: Gpu,
     buffer_bytes: u64,
-    buffers: usize,
-    made: usize,
     mapping: VecDeque<Mapping>,
     filling: Option<Filling>,
 }
@@ -55,9 +61,19 @@ impl Upload {
         Self::of(gpu, BUFFER_BYTES, BUFFERS)
     }
 
-    /// A ring of `buffers` of `buffer_bytes`, a multiple of 8.
+    /// A ring of `buffers` of `buffer_bytes`, a multiple of 8. They are mapped by asking: a browser throws where it has no memory for one
+    /// that is to be mapped from the start.
     fn of(gpu: &Gpu, buffer_bytes: u64, buffers: usize) -> Self {
-        Self { gpu: gpu.clone(), buffer_bytes, buffers, made: 0, mapping: VecDeque::new(), filling: None }
+        let make = || {
+            gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("upload"),
+                size: buffer_bytes,
+                usage: wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            })
+        };
+        let mapping = (0..buffers).map(|_| Mapping::begin(make())).collect();
+        Self { gpu: gpu.clone(), buffer_bytes, mapping, filling: None }
     }
 
     /// Room for the bytes of `to`, no more than a buffer's; what is written there is copied when the buffer is full, or by
@@ -73,13 +89,7 @@ impl Upload {
         let filling = match &mut self.filling {
             Some(filling) => filling,
             none => {
-                let buffer = match self.made < self.buffers {
-                    true => {
-                        self.made += 1;
-                        mapped_buffer(&self.gpu, self.buffer_bytes)
-                    }
-                    false => freed(&self.gpu, self.mapping.pop_front()).await?,
-                };
+                let buffer = freed(&self.gpu, self.mapping.pop_front()).await?;
                 none.insert(Filling { buffer, used: 0, copies: Vec::new() })
             }
         };
@@ -103,20 +113,9 @@ impl Upload {
             encoder.copy_buffer_to_buffer(&buffer, *from, target, *offset, *bytes);
         }
         self.gpu.queue.submit([encoder.finish()]);
-        let (sender, done) = signal();
-        buffer.map_async(wgpu::MapMode::Write, .., move |result| sender.send(result));
-        self.mapping.push_back(Mapping { buffer, done });
+        self.mapping.push_back(Mapping::begin(buffer));
         self.gpu.check()
     }
-}
-
-fn mapped_buffer(gpu: &Gpu, size: u64) -> wgpu::Buffer {
-    gpu.device.create_buffer(&wgpu::BufferDescriptor {
-        label: Some("upload"),
-        size,
-        usage: wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC,
-        mapped_at_creation: true,
-    })
 }
 
 /// The buffer that was sent off first, mapped again.

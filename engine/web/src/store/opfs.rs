@@ -215,10 +215,10 @@ impl Data for DataFile {
 }
 
 fn whole(read: Result<f64, JsValue>, len: u64) -> CoreResult<()> {
-    let failed = |why: String| Error::format("the browser's storage", format!("{why}: get the model again"));
+    let failed = |why: String| Error::unread("the browser's storage", why);
     match read {
         Ok(read) if read as u64 == len => Ok(()),
-        Ok(read) => Err(failed(format!("{read} of {len} bytes could be read"))),
+        Ok(read) => Err(failed(format!("{read} of {len} bytes came"))),
         Err(thrown) => Err(failed(words(&thrown))),
     }
 }

@@ -53,33 +53,24 @@ trait Codes: Pod {
     fn many<S: Simd>(open: &Self::Open, s: S, x: &InputTile) -> [[S::I; 2]; TILE];
 }
 
-/// Two bits a code.
+/// Two or four bits a code, so 16 or 8 columns in each four bytes.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(transparent)]
-struct Codes2 {
-    /// `[16 columns][half of the rows]`, 16 bytes: for each of 4 rows, four bytes. Byte `PLACE[j]` holds columns j, j+4, j+8
-    /// and j+12, lowest bits first.
-    codes: [[[u8; 16]; 2]; 2],
-}
-
-/// Four bits a code.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(transparent)]
-struct Codes4 {
-    /// `[8 columns][half of the rows]`, 16 bytes: for each of 4 rows, four bytes. Byte `PLACE[j]` holds columns j and j+4,
-    /// lowest bits first.
-    codes: [[[u8; 16]; 2]; 4],
+struct Narrow<const BITS: usize> {
+    /// `[16 or 8 columns][half of the rows]`, 16 bytes: for each of 4 rows, four bytes. Byte `PLACE[j]` holds columns j, j+4
+    /// and so on, lowest bits first.
+    codes: [[[u8; 16]; 2]; BITS],
 }
 
 /// Eight bits a code.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(transparent)]
-struct Codes8 {
+struct Wide {
     /// `[pair of columns][half of the rows]`, 8 bytes: for each of 4 rows, two columns.
     codes: [[[i8; 8]; 2]; 16],
 }
 
-/// [`Codes2`] or [`Codes4`] unpacked: `[group of four columns][half of the rows]`.
+/// [`Narrow`] codes unpacked: `[group of four columns][half of the rows]`.
 type Bytes = [[[u8; 16]; 2]; 8];
 
 /// Σ code · q of unpacked codes for four tokens.
@@ -97,40 +88,59 @@ fn many_bytes<S: Simd>(codes: &Bytes, s: S, x: &InputTile) -> [[S::I; 2]; TILE] 
     dots.map(|dots| dots.map(|dots| s.whole(dots)))
 }
 
-impl Codes for Codes2 {
-    const ZERO: i32 = 2;
-    const FILE_BYTES: usize = 8;
+impl<const BITS: usize> Narrow<BITS> {
+    /// Codes of a byte, each of another group of four columns.
+    const GROUPS: usize = 8 / BITS;
+
+    /// The codes of group `group`, a byte each.
+    #[inline(always)]
+    fn group<S: Simd>(s: S, codes: S::I, group: usize) -> S::I {
+        match (BITS, group) {
+            (4, 0) => s.low_nibbles(codes),
+            (4, _) => s.high_nibbles(codes),
+            (_, 0) => s.two_bits::<0>(codes),
+            (_, 1) => s.two_bits::<2>(codes),
+            (_, 2) => s.two_bits::<4>(codes),
+            _ => s.two_bits::<6>(codes),
+        }
+    }
+}
+
+impl<const BITS: usize> Codes for Narrow<BITS> {
+    const ZERO: i32 = 1 << (BITS - 1);
+    const FILE_BYTES: usize = BLOCK * BITS / 8;
 
     fn set(&mut self, row: usize, bytes: &[u8]) {
+        // Four bytes, each of some columns side by side, become as a transposed matrix the columns of each place.
         for (four, to) in bytes.as_chunks::<4>().0.iter().zip(&mut self.codes) {
-            // Four bytes of four columns each become, as a transposed matrix, the four columns of each place.
+            let code =
+                |column: usize| four[column / Self::GROUPS] >> (column % Self::GROUPS * BITS) & ((1 << BITS) - 1);
             let to = &mut to[row / 4].as_chunks_mut::<4>().0[row % 4];
             for (j, place) in PLACE.into_iter().enumerate() {
-                to[place] = four.iter().rev().fold(0, |byte, b| byte << 2 | b >> (2 * j) & 3);
+                to[place] = (0..Self::GROUPS).rev().fold(0, |byte, group| byte << BITS | code(4 * group + j));
             }
         }
     }
 
     fn get(&self, row: usize, k: usize) -> i32 {
-        let byte = self.codes[k / 16][row / 4][4 * (row % 4) + PLACE[k % 4]];
-        i32::from(byte >> (2 * (k % 16 / 4)) & 3)
+        let (group, j) = (k / 4, k % 4);
+        let byte = self.codes[group / Self::GROUPS][row / 4][4 * (row % 4) + PLACE[j]];
+        i32::from(byte >> (group % Self::GROUPS * BITS) & ((1 << BITS) - 1))
     }
 
     #[inline(always)]
     fn one<S: Simd>(&self, s: S, (bytes, pairs): RowInputs<'_>) -> [S::I; 2] {
         let mut dots = [s.no_sums(); 2];
         for (i, codes) in self.codes.iter().enumerate() {
-            let x = |j: usize| {
-                let (eight, four) = (2 * i + j / 2, j % 2);
+            let x = |group: usize| {
+                let (eight, four) = ((i * Self::GROUPS + group) / 2, (i * Self::GROUPS + group) % 2);
                 s.inputs(&bytes[eight][four], &pairs[eight][2 * four], &pairs[eight][2 * four + 1])
             };
-            let x = [x(0), x(1), x(2), x(3)];
             for (dot, codes) in dots.iter_mut().zip(codes) {
                 let codes = s.bytes(codes);
-                *dot = s.dot4(*dot, s.two_bits::<0>(codes), x[0]);
-                *dot = s.dot4(*dot, s.two_bits::<2>(codes), x[1]);
-                *dot = s.dot4(*dot, s.two_bits::<4>(codes), x[2]);
-                *dot = s.dot4(*dot, s.two_bits::<6>(codes), x[3]);
+                for group in 0..Self::GROUPS {
+                    *dot = s.dot4(*dot, Self::group(s, codes, group), x(group));
+                }
             }
         }
         dots.map(|dots| s.whole(dots))
@@ -140,13 +150,12 @@ impl Codes for Codes2 {
 
     #[inline(always)]
     fn open<S: Simd>(&self, s: S, to: &mut Bytes) {
-        for (codes, to) in self.codes.iter().zip(to.as_chunks_mut::<4>().0) {
+        for (codes, to) in self.codes.iter().zip(to.chunks_exact_mut(Self::GROUPS)) {
             for (half, codes) in codes.iter().enumerate() {
                 let codes = s.bytes(codes);
-                s.store_bytes(s.two_bits::<0>(codes), &mut to[0][half]);
-                s.store_bytes(s.two_bits::<2>(codes), &mut to[1][half]);
-                s.store_bytes(s.two_bits::<4>(codes), &mut to[2][half]);
-                s.store_bytes(s.two_bits::<6>(codes), &mut to[3][half]);
+                for (group, to) in to.iter_mut().enumerate() {
+                    s.store_bytes(Self::group(s, codes, group), &mut to[half]);
+                }
             }
         }
     }
@@ -157,60 +166,7 @@ impl Codes for Codes2 {
     }
 }
 
-impl Codes for Codes4 {
-    const ZERO: i32 = 8;
-    const FILE_BYTES: usize = 16;
-
-    fn set(&mut self, row: usize, bytes: &[u8]) {
-        for (four, to) in bytes.as_chunks::<4>().0.iter().zip(&mut self.codes) {
-            let to = &mut to[row / 4].as_chunks_mut::<4>().0[row % 4];
-            for (j, place) in PLACE.into_iter().enumerate() {
-                let nibble = |byte: u8| byte >> (j % 2 * 4) & 15;
-                to[place] = nibble(four[j / 2]) | nibble(four[2 + j / 2]) << 4;
-            }
-        }
-    }
-
-    fn get(&self, row: usize, k: usize) -> i32 {
-        let byte = self.codes[k / 8][row / 4][4 * (row % 4) + PLACE[k % 4]];
-        i32::from(byte >> (4 * (k % 8 / 4)) & 15)
-    }
-
-    #[inline(always)]
-    fn one<S: Simd>(&self, s: S, (bytes, pairs): RowInputs<'_>) -> [S::I; 2] {
-        let mut dots = [s.no_sums(); 2];
-        for ((codes, bytes), pairs) in self.codes.iter().zip(bytes).zip(pairs) {
-            let low = s.inputs(&bytes[0], &pairs[0], &pairs[1]);
-            let high = s.inputs(&bytes[1], &pairs[2], &pairs[3]);
-            for (dot, codes) in dots.iter_mut().zip(codes) {
-                let codes = s.bytes(codes);
-                *dot = s.dot4(*dot, s.low_nibbles(codes), low);
-                *dot = s.dot4(*dot, s.high_nibbles(codes), high);
-            }
-        }
-        dots.map(|dots| s.whole(dots))
-    }
-
-    type Open = Bytes;
-
-    #[inline(always)]
-    fn open<S: Simd>(&self, s: S, to: &mut Bytes) {
-        for (codes, to) in self.codes.iter().zip(to.as_chunks_mut::<2>().0) {
-            for (half, codes) in codes.iter().enumerate() {
-                let codes = s.bytes(codes);
-                s.store_bytes(s.low_nibbles(codes), &mut to[0][half]);
-                s.store_bytes(s.high_nibbles(codes), &mut to[1][half]);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn many<S: Simd>(open: &Bytes, s: S, x: &InputTile) -> [[S::I; 2]; TILE] {
-        many_bytes(open, s, x)
-    }
-}
-
-impl Codes for Codes8 {
+impl Codes for Wide {
     const ZERO: i32 = 0;
     const FILE_BYTES: usize = 32;
 
@@ -309,9 +265,9 @@ impl Adding for InBlocks {
 
 /// `[panel of 8 rows][block of 32 columns]`.
 enum Blocks {
-    Two(Vec<Codes2>),
-    Four(Vec<Codes4>),
-    Eight(Vec<Codes8>),
+    Two(Vec<Narrow<2>>),
+    Four(Vec<Narrow<4>>),
+    Eight(Vec<Wide>),
 }
 
 /// Runs an expression on the blocks, whatever their type.
