@@ -308,7 +308,7 @@ async function add ({ files, name }, model) {
   if (!answer) return
   // Files cannot travel over a port. The engine's worker listens since the page is connected.
   const channel = new BroadcastChannel('sotto-import')
-  channel.postMessage({ model: answer.model, files })
+  channel.postMessage({ model: answer.model, name, files })
   channel.close()
   announce(`Adding ${name}`)
 }

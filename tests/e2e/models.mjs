@@ -228,7 +228,8 @@ scenario('models: a folder dropped on the page, without any network', async ({ b
   check(/Add smollm-hf\?/.test(asked) && asked.includes('Gemma 4 E2B'), asked)
   await answer(page, 'yes')
   const id = await expect('it has a card', () => own(page), 15_000)
-  await reaches(page, id, 'here')
+  const here = await reaches(page, id, 'here')
+  check(here.name === 'smollm-hf', `it is called ${here.name}`)
   check(!web.requests.some(({ url }) => /models|huggingface/.test(url)), 'the network was used')
 })
 

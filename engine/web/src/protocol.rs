@@ -142,7 +142,7 @@ pub enum Destination {
 /// What a page of the extension posts on the channel [`IMPORT_CHANNEL`]: files cannot travel over a port. Not JSON.
 ///
 /// `model` is the id of the model that the files are; without it they are a model of the user's own, named after its file or
-/// folder. `files` are `File` objects in any order, of one GGUF file or one folder.
+/// folder. `name` is the folder's, which dropped files don't know. `files` are `File` objects in any order, of one GGUF file or one folder.
 pub const IMPORT_CHANNEL: &str = "sotto-import";
 
 /// What a user asked for.

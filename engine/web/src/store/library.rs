@@ -298,8 +298,8 @@ impl Library {
         self.begin(id, wish).await;
     }
 
-    /// Imports files that the user chose. They are a model that Sotto knows, or one of the user's own.
-    async fn import(self: &Rc<Self>, model: Option<String>, files: Vec<File>) {
+    /// Imports files that the user chose, in a folder called `folder`. They are a model that Sotto knows, or one of the user's own.
+    async fn import(self: &Rc<Self>, model: Option<String>, folder: Option<String>, files: Vec<File>) {
         self.scan().await;
         let files: BTreeMap<String, File> = files.into_iter().map(|f| (f.name(), f)).collect();
         let known = model.as_deref().and_then(|id| self.with(id, |item| item.entry.clone())).flatten();
@@ -313,7 +313,7 @@ impl Library {
             });
         }
         drop(gguf);
-        let chosen = first.clone().unwrap_or_else(|| folder_name(files.values().next()));
+        let chosen = first.clone().or(folder).unwrap_or_else(|| "folder".to_owned());
         let (id, name, usual) = match known {
             Some(entry) => (entry.id, entry.name, Some(entry.file)),
             None => (own_id(&chosen), chosen.clone(), None),
@@ -630,6 +630,7 @@ impl Library {
             let data = event.data();
             let get = |key: &str| Reflect::get(&data, &key.into()).unwrap_or_default();
             let model = get("model").as_string();
+            let folder = get("name").as_string().filter(|name| !name.is_empty());
             let files: Vec<File> = match get("files").dyn_into::<Array>() {
                 Ok(list) if list.length() <= MAX_IMPORT => list.iter().filter_map(|f| f.dyn_into().ok()).collect(),
                 _ => Vec::new(),
@@ -642,7 +643,7 @@ impl Library {
                         message: format!("No files came, or more than {MAX_IMPORT}."),
                         next_step: "Choose one GGUF file, or one folder with a model's files.".to_owned(),
                     }),
-                    false => library.import(model, files).await,
+                    false => library.import(model, folder, files).await,
                 }
             });
         });
@@ -901,16 +902,6 @@ async fn drop_when_alone(mut job: Rc<Job>) {
             Err(shared) => job = shared,
         }
         sleep(5.0).await;
-    }
-}
-
-/// The name of the folder that a file was chosen from, or of the file.
-fn folder_name(file: Option<&File>) -> String {
-    let Some(file) = file else { return String::new() };
-    let path = Reflect::get(file, &"webkitRelativePath".into()).ok().and_then(|p| p.as_string()).unwrap_or_default();
-    match path.split_once('/') {
-        Some((folder, _)) if !folder.is_empty() => folder.to_owned(),
-        _ => "folder".to_owned(),
     }
 }
 
