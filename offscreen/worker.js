@@ -1,8 +1,11 @@
 // A bridge between the host document and the engine, nothing else.
+import { destroyAtInternalErrors } from './devices.js'
 /** @typedef {{ kind: 'connect' | 'disconnect', client: string } | { kind: 'receive', client: string, message: ToEngine } | { kind: 'answer', ask: number, done: boolean } | { kind: 'policy', policy: Policy }} ToWorker */
 
 /** The smallest module with a relaxed SIMD instruction: the engine is built with them and, for other browsers, without. */
 const RELAXED_SIMD = new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 13, 0, 65, 1, 253, 15, 65, 2, 253, 15, 253, 128, 2, 11])
+
+destroyAtInternalErrors()
 
 async function start () {
   const { default: init, Session } = WebAssembly.validate(RELAXED_SIMD) ? await import('./pkg/engine.js') : await import('./pkg/engine_plain.js')

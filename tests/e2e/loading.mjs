@@ -91,6 +91,25 @@ scenario('every graphics device lost while a model loads: the CPU, and it is sai
   await writes(client, 'CPU')
 }, { gpu: 'software', ...DOWNLOADS })
 
+scenario('a driver that fails at a shader: the engine lives, and the CPU answers', async (stage) => {
+  const client = await withOwnModel(stage, filesWithTable())
+  const devices = await reachDevices(stage.browser)
+  await (await engine(stage.browser)).eval(() => {
+    const scope = /** @type {any} */ (globalThis)
+    const { createComputePipeline } = scope.GPUDevice.prototype
+    scope.GPUDevice.prototype.createComputePipeline = function (/** @type {unknown[]} */ ...wish) {
+      const error = new scope.GPUInternalError('the compiler gave up')
+      setTimeout(() => this.dispatchEvent(new scope.GPUUncapturedErrorEvent('uncapturederror', { error, cancelable: true })))
+      return createComputePipeline.apply(this, wish)
+    }
+  })
+  const ready = await client.use(OWN)
+  check(ready?.device.startsWith('CPU'), `it runs on ${ready?.device}`)
+  check(/lost while the model was loading, 3 times/.test(ready?.deviceReason ?? ''), `why is not said: ${ready?.deviceReason}`)
+  check(await devices.count() === 3, `${await devices.count()} devices were opened`)
+  await writes(client, 'CPU')
+}, { gpu: 'software', ...DOWNLOADS })
+
 scenario('the browser is asked for its adapter once a load', async (stage) => {
   const client = await withOwnModel(stage)
   await reachDevices(stage.browser)
