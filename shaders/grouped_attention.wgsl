@@ -3,8 +3,9 @@
 // Needs lib/grid.wgsl, lib/step.wgsl and one of lib/cache_f32.wgsl and lib/cache_f16.wgsl.
 //
 // A workgroup owns HEADS query heads of one token that share a key/value head, so that each key and value is read once
-// for all of them. It walks its positions in blocks, whose keys and values are all asked for at once: COLUMNS lanes score a
-// position for every head; then each lane owns one quad of V and gathers it for every head over some of the positions.
+// for all of them. It walks its positions in blocks: COLUMNS lanes score a position for every head; then each lane owns one quad
+// of V and gathers it for every head over some of the positions. A lane asks for GROUP quads at once, each held under a name of its
+// own: in an array that a loop fills they would lie in the device's memory, and each would be waited for before the next is asked for.
 // `whole` takes all positions; `part` takes an equal share of them and leaves maximum, sum and unnormalised output of each
 // head for `merge`.
 
@@ -27,7 +28,7 @@ override OUT_STEP: u32 = 0u; // codes are made of out, for a product whose weigh
 const LANES = 128u;
 const LINES = 4u;          // most lanes that share a quad of V
 const MOST = 8u;           // heads of a workgroup
-const MOST_QUADS = 16u;    // of keys, and of values, that a lane holds of a block: key_quads() and value_quads() are no more
+const GROUP = 4u;          // quads of keys, or of values, that a lane asks for at once
 const MOST_SCORES = 2u;    // of a block that a lane adds up: MOST · BLOCK / LANES is no more
 const LOWEST = -3.4028234e38;
 
@@ -65,13 +66,26 @@ fn stride() -> u32 {
     return HEADS * BLOCK + 4u;
 }
 
-// Quads of a block that a lane holds: counts known when the pipeline is made, so that they stay in registers.
+// Quads of a block's keys that a lane multiplies.
 fn key_quads() -> u32 {
     return (D / 4u + COLUMNS - 1u) / COLUMNS;
 }
 
+// Quad i of the key that begins at `key`; 0 beyond it.
+fn key_quad(key: u32, i: u32) -> vec4<f32> {
+    return select(vec4<f32>(), from_cache(keys[key + min(i, D / 4u - 1u)]), i < D / 4u);
+}
+
+// Quads of a block's values that a lane gathers.
 fn value_quads() -> u32 {
     return (BLOCK + lines() - 1u) / lines();
+}
+
+// The quad at `value` of a position's values, of position i of a block; 0 beyond the block. Beyond the end the last position is read
+// again, and weighs nothing.
+fn value_quad(value: u32, block: u32, i: u32, end: u32) -> vec4<f32> {
+    let row = min(block + i, end - 1u) & params.ring;
+    return select(vec4<f32>(), from_cache(values[row * params.kv_quads + value]), i < BLOCK);
 }
 
 // Scores of a block that a lane adds up: those of position lane % BLOCK for the heads lane / BLOCK, + COLUMNS, ..
@@ -99,25 +113,20 @@ fn attend(
     var sum = array<f32, MOST_SCORES>();                   // of its weights at positions lane % BLOCK, + BLOCK, ..
     workgroupBarrier();
     for (var block = begin; block < end; block += BLOCK) {
-        // Beyond the end the last position is read again, and weighs nothing.
-        var block_keys = array<CacheQuad, MOST_QUADS>();
-        var block_values = array<CacheQuad, MOST_QUADS>();
         let key = (min(block + lane / COLUMNS, end - 1u) & params.ring) * params.kv_quads + kv_quad;
-        for (var n = 0u; n < key_quads(); n += 1u) {
-            block_keys[n] = keys[key + min(column + n * COLUMNS, quads - 1u)];
-        }
-        for (var n = 0u; n < value_quads(); n += 1u) {
-            let j = min(block + line + n * lines(), end - 1u) & params.ring;
-            block_values[n] = values[j * params.kv_quads + kv_quad + lane % quads];
-        }
         var dots = array<f32, MOST>();
-        for (var n = 0u; n < key_quads(); n += 1u) {
+        for (var n = 0u; n < key_quads(); n += GROUP) {
             let i = column + n * COLUMNS;
-            if i < quads {
-                let key_quad = from_cache(block_keys[n]);
-                for (var h = 0u; h < HEADS; h += 1u) {
-                    dots[h] += dot(query[h * quads + i], key_quad);
-                }
+            let a = key_quad(key, i);
+            let b = key_quad(key, i + COLUMNS);
+            let c = key_quad(key, i + 2u * COLUMNS);
+            let d = key_quad(key, i + 3u * COLUMNS);
+            for (var h = 0u; h < HEADS; h += 1u) {
+                let at = h * quads;
+                dots[h] += dot(query[at + min(i, quads - 1u)], a);
+                dots[h] += dot(query[at + min(i + COLUMNS, quads - 1u)], b);
+                dots[h] += dot(query[at + min(i + 2u * COLUMNS, quads - 1u)], c);
+                dots[h] += dot(query[at + min(i + 3u * COLUMNS, quads - 1u)], d);
             }
         }
         for (var h = 0u; h < HEADS; h += 1u) {
@@ -158,13 +167,18 @@ fn attend(
         for (var h = 0u; h < HEADS; h += 1u) {
             (*acc)[h] *= shrinks[h];
         }
-        for (var n = 0u; n < value_quads(); n += 1u) {
+        let value = kv_quad + lane % quads;
+        for (var n = 0u; n < value_quads(); n += GROUP) {
             let i = line + n * lines();
-            if i < BLOCK {
-                let value_quad = from_cache(block_values[n]);
-                for (var h = 0u; h < HEADS; h += 1u) {
-                    (*acc)[h] += weights[i * HEADS + h] * value_quad;
-                }
+            let a = value_quad(value, block, i, end);
+            let b = value_quad(value, block, i + lines(), end);
+            let c = value_quad(value, block, i + 2u * lines(), end);
+            let d = value_quad(value, block, i + 3u * lines(), end);
+            for (var h = 0u; h < HEADS; h += 1u) {
+                (*acc)[h] += weights[min(i, BLOCK - 1u) * HEADS + h] * a;
+                (*acc)[h] += weights[min(i + lines(), BLOCK - 1u) * HEADS + h] * b;
+                (*acc)[h] += weights[min(i + 2u * lines(), BLOCK - 1u) * HEADS + h] * c;
+                (*acc)[h] += weights[min(i + 3u * lines(), BLOCK - 1u) * HEADS + h] * d;
             }
         }
     }

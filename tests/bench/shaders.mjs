@@ -92,11 +92,13 @@ async function measure (cases, { dispatches, sets, rounds }) {
   const querySet = device.createQuerySet({ type: 'timestamp', count: 2 })
   const resolved = device.createBuffer({ size: 16, usage: QUERY_RESOLVE | COPY_SRC })
   const staging = device.createBuffer({ size: 16, usage: MAP_READ | COPY_DST })
+  const noise = Float32Array.from({ length: 1 << 18 }, () => Math.random() - 0.5)
   const made = []
   for (const { source, entry, constants, groups, bindings } of cases) {
     const buffer = (/** @type {Binding} */ { type, bytes, data }) => {
       const buffer = device.createBuffer({ size: bytes, usage: (type === 'uniform' ? UNIFORM : STORAGE) | COPY_DST })
-      device.queue.writeBuffer(buffer, 0, data ? new Uint32Array(data) : Float32Array.from({ length: bytes / 4 }, () => Math.random() - 0.5))
+      if (data) device.queue.writeBuffer(buffer, 0, new Uint32Array(data))
+      else for (let at = 0; at < bytes; at += noise.byteLength) device.queue.writeBuffer(buffer, at, noise, 0, Math.min(noise.length, (bytes - at) / 4))
       return buffer
     }
     device.pushErrorScope('validation')

@@ -48,10 +48,8 @@ pub static MERGE: Shader = Shader {
 
 /// Positions that a workgroup scores at once: few, so that a context makes many parts.
 const BLOCK: u32 = 16;
-/// The same where a workgroup has all positions: a longer block waits less often. Heads up to so wide: of wider ones a
-/// lane would have to hold too much of it.
+/// The same where a workgroup has all positions: a longer block waits less often.
 const WHOLE_BLOCK: u32 = 32;
-const WHOLE_BLOCK_HEAD_DIM: usize = 256;
 /// Most parts of a context.
 const PARTS: u32 = 128;
 /// Quads of a head that a workgroup joins.
@@ -73,10 +71,6 @@ pub(crate) fn heads_of_group(heads: usize, kv: &KvInfo, rows: Rows) -> Option<us
     (1..=most).rev().find(|n| per_kv_head.is_multiple_of(*n))
 }
 
-fn whole_block(head_dim: usize) -> u32 {
-    if head_dim <= WHOLE_BLOCK_HEAD_DIM { WHOLE_BLOCK } else { BLOCK }
-}
-
 fn constants(block: u32, head_dim: usize, heads: usize, out_step: u32) -> Constants {
     vec![
         ("D", head_dim as f64),
@@ -93,7 +87,7 @@ pub(crate) fn variants() -> Vec<crate::gpu::shader::Variant> {
     let mut all = Vec::new();
     let narrow = [(16, 1), (16, 2), (64, 3), (64, 4), (64, 5), (64, 6), (64, 7), (256, 8)];
     for (d, heads) in narrow.into_iter().chain([1, 2, 3, 4].map(|heads| (512, heads))) {
-        all.extend(CacheFormat::ALL.map(|cache| (WHOLE.of(cache), constants(whole_block(d), d, heads, 0))));
+        all.extend(CacheFormat::ALL.map(|cache| (WHOLE.of(cache), constants(WHOLE_BLOCK, d, heads, 0))));
         all.extend(CacheFormat::ALL.map(|cache| (PART.of(cache), constants(BLOCK, d, heads, 0))));
         all.extend([0, 1, 2, 4].map(|step| (&MERGE, constants(BLOCK, d, heads, step))));
     }
@@ -145,7 +139,7 @@ impl Attention {
         if planner.mode == Mode::Prefill && tokens == Tokens::Step {
             let each = Count::Tokens { each: 1, per_group: 1 };
             let whole = WHOLE.of(planner.cache);
-            return Ok(vec![dispatch(whole, whole_block(kv.head_dim), 0, inputs(out), groups, one, each)]);
+            return Ok(vec![dispatch(whole, WHOLE_BLOCK, 0, inputs(out), groups, one, each)]);
         }
         let parts = Count::Split { window, block: BLOCK, most: PARTS };
         let grid = codes.map_or(Resource::Unused, |c| Resource::Grid(c.grid));
