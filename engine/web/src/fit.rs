@@ -283,9 +283,9 @@ mod tests {
 
     #[test]
     fn caches_are_f32_while_they_are_small_and_no_shorter_for_it() {
-        // 16 caches of 4 KiB a position as f32.
+        // 32 caches of 4 KiB a position as f32.
         let sizes = Sizes { longest_row: 8960, largest_position: 1024, ..Sizes::default() };
-        let bytes = |positions: usize| 16 * 4096 * positions as u64;
+        let bytes = |positions: usize| 32 * 4096 * positions as u64;
         let room = |mib, context, most| on_gpu(&sizes, limits(mib), context, bytes, most);
         let (f32, f16) = (CacheFormat::F32, CacheFormat::F16);
         assert_eq!(room(128, 4096, F32_CACHES), Ok(Room { context: 4096, cache: f32 }));
