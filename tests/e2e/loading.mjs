@@ -68,6 +68,16 @@ async function writes (client, device) {
   check(ready?.state === 'ready' && ready.model === 'tiny' && ready.device.includes(device), `it wrote on: ${JSON.stringify(ready)}`)
 }
 
+/** Has it load the model where each device is lost: the CPU answers after the third, and why is said.
+ *  @param {Client} client @param {{ count: () => Promise<number> }} devices */
+async function givesUp (client, devices) {
+  const ready = await client.use(OWN)
+  check(ready?.device.startsWith('CPU'), `it runs on ${ready?.device}`)
+  check(/lost while the model was loading, 3 times/.test(ready?.deviceReason ?? ''), `why is not said: ${ready?.deviceReason}`)
+  check(await devices.count() === 3, `${await devices.count()} devices were opened`)
+  await writes(client, 'CPU')
+}
+
 scenario('a graphics device lost while a model loads: another one is waited for', async (stage) => {
   const client = await withOwnModel(stage, filesWithTable())
   const devices = await reachDevices(stage.browser)
@@ -84,11 +94,7 @@ scenario('every graphics device lost while a model loads: the CPU, and it is sai
   const client = await withOwnModel(stage, filesWithTable())
   const devices = await reachDevices(stage.browser)
   await loseWhileLoading(stage.browser, 100)
-  const ready = await client.use(OWN)
-  check(ready?.device.startsWith('CPU'), `it runs on ${ready?.device}`)
-  check(/lost while the model was loading, 3 times/.test(ready?.deviceReason ?? ''), `why is not said: ${ready?.deviceReason}`)
-  check(await devices.count() === 3, `${await devices.count()} devices were opened`)
-  await writes(client, 'CPU')
+  await givesUp(client, devices)
 }, { gpu: 'software', ...DOWNLOADS })
 
 scenario('a driver that fails at a shader: the engine lives, and the CPU answers', async (stage) => {
@@ -103,11 +109,7 @@ scenario('a driver that fails at a shader: the engine lives, and the CPU answers
       return createComputePipeline.apply(this, wish)
     }
   })
-  const ready = await client.use(OWN)
-  check(ready?.device.startsWith('CPU'), `it runs on ${ready?.device}`)
-  check(/lost while the model was loading, 3 times/.test(ready?.deviceReason ?? ''), `why is not said: ${ready?.deviceReason}`)
-  check(await devices.count() === 3, `${await devices.count()} devices were opened`)
-  await writes(client, 'CPU')
+  await givesUp(client, devices)
 }, { gpu: 'software', ...DOWNLOADS })
 
 scenario('the browser is asked for its adapter once a load', async (stage) => {
